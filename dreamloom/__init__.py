@@ -1,0 +1,23 @@
+"""dreamloom: train playable world models and synthetic replay from offline data, and prove what they are worth."""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+# Public name -> module that holds it. Imported on first use, so that `import dreamloom` stays light (no torch).
+_LAZY = {
+    "load_world": "dreamloom.worldmodels.bundle",
+    "open_dataset": "dreamloom.datasets.store",
+}
+__all__ = [*sorted(_LAZY), "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'dreamloom' has no attribute {name!r}")
+    return getattr(import_module(_LAZY[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

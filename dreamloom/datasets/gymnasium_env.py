@@ -1,0 +1,157 @@
+"""Recording any Gymnasium environment that shows RGB pictures, as its observations or by rendering."""
+
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import gymnasium
+import numpy as np
+from tqdm import tqdm
+
+from dreamloom import __version__
+from dreamloom.datasets.policies import Mixture, parse_mixture, random, sticky
+from dreamloom.datasets.recorder import Column, Recorder, split_rows
+from dreamloom.datasets.resize import Crop, square
+
+_CHUNK = 64  # rows that are gathered before they are written
+
+
+def collect_gymnasium(
+    *,
+    env: str,
+    steps: int,
+    out: Path,
+    size: int = 64,
+    crop: Crop = "stretch",
+    picture: Literal["auto", "observation", "render"] = "auto",
+    env_kwargs: dict[str, Any] | None = None,
+    policy: str = "sticky",
+    seed: int = 0,
+    segment: int = 1000,
+) -> None:
+    """Records a Gymnasium environment to one HDF5 file (the layout is docs/data.md).
+
+    A killed recording goes on where it was when the same command is given again.
+
+    Args:
+        env: its id, e.g. CartPole-v1, or module:id where a module must be imported first, e.g. ale_py:ALE/Pong-v5.
+        steps: rows to record.
+        out: the file to make.
+        size: side of the square frames in pixels.
+        crop: keep the middle square of a wider picture, stretch it, or pad it with black bars.
+        picture: where frames come from; auto takes RGB observations where there are any, and renders otherwise.
+        env_kwargs: given to the environment as they are, e.g. '{"frameskip": 4}'.
+        policy: random, sticky (holds actions), module:callable, or a weighted list of these; each segment plays one.
+        seed: fixes all that is recorded, as far as the environment follows its seed.
+        segment: steps between two points from which a killed recording can go on; the environment is reset there.
+
+    Examples:
+        dreamloom collect gymnasium --env CartPole-v1 --steps 20000 --out data/cartpole.hdf5
+        dreamloom collect gymnasium --env ale_py:ALE/Pong-v5 --steps 20000 --out data/pong.hdf5
+
+    Raises:
+        ValueError: an unknown environment, one without RGB pictures or with other than discrete or bounded continuous
+            actions, an unknown policy, or `out` exists.
+    """
+    for name, value in {"steps": steps, "size": size, "segment": segment}.items():
+        if value < 1:
+            raise ValueError(f"--{name} {value}: must be at least 1")
+    mixture = parse_mixture(policy, {"random": random, "sticky": sticky})
+    made, show = _make(env, env_kwargs or {}, picture)
+    columns = _columns(made.action_space, size)
+    attrs = {"fps": _fps(made), "env": env, "policy_names": mixture.names, **_action_names(made)}
+    plan = {"steps": steps, "size": size, "crop": crop, "picture": picture, "policy": policy, "seed": seed}
+    settings = {"command": "collect gymnasium", "dreamloom": __version__, "env": env, "env_kwargs": env_kwargs, **plan}
+    bounds = split_rows(steps, -(-steps // segment))
+    with (
+        made,
+        Recorder(out, columns, bounds, settings={**settings, "segment": segment}, attrs=attrs) as recorder,
+        tqdm(total=steps, initial=recorder.rows_done, unit=" steps", desc=str(out)) as progress,
+    ):
+        for number in recorder.segments:
+            start, end = bounds[number : number + 2].tolist()
+            play = _play(made, show, mixture, np.random.SeedSequence([seed, number]), end - start)
+            for row, block in _blocks(play, start):
+                block["observations"] = np.stack([square(frame, size, crop) for frame in block["observations"]])
+                recorder.write([(name, row, array) for name, array in block.items()])
+                progress.update(len(block["rewards"]))
+            recorder.commit(number)
+
+
+def _make(name: str, kwargs: dict[str, Any], picture: str) -> tuple[gymnasium.Env, Callable[[Any], np.ndarray]]:
+    """The environment, and what turns an observation into the frame to keep."""
+    try:
+        env = gymnasium.make(name, **{"render_mode": "rgb_array", **kwargs})
+    except (gymnasium.error.Error, ImportError, TypeError) as error:
+        raise ValueError(f"--env {name}: {error}") from error
+    if picture != "render" and _is_rgb(env.observation_space):
+        return env, lambda observation: observation
+    if picture == "observation" or "rgb_array" not in env.metadata.get("render_modes", []):
+        raise ValueError(f"--env {name}: observations are {env.observation_space}, no RGB, and it renders no rgb_array")
+    return env, lambda _: np.asarray(env.render())
+
+
+def _is_rgb(space: gymnasium.Space) -> bool:
+    return isinstance(space, gymnasium.spaces.Box) and space.dtype == np.uint8 and space.shape[2:] == (3,)
+
+
+def _columns(space: gymnasium.Space, size: int) -> dict[str, Column]:
+    if isinstance(space, gymnasium.spaces.Box) and len(space.shape) == 1 and space.is_bounded():
+        actions = Column(np.float32, space.shape)
+    elif isinstance(space, gymnasium.spaces.Discrete):
+        actions = Column(np.int64)
+    else:
+        raise ValueError(f"actions are {space}; can record Discrete, and Box with one axis and finite bounds")
+    return {
+        "observations": Column(np.uint8, (size, size, 3)),
+        "actions": actions,
+        "rewards": Column(np.float32),
+        "terminals": Column(np.bool_),
+        "timeouts": Column(np.bool_),
+        "infos/policy": Column(np.uint8),
+    }
+
+
+def _fps(env: gymnasium.Env) -> float:
+    return float(env.metadata.get("render_fps") or 30)
+
+
+def _action_names(env: gymnasium.Env) -> dict[str, list[str]]:
+    """Where the environment tells them, as Atari does."""
+    meanings = getattr(env.unwrapped, "get_action_meanings", None)
+    if meanings is None or not isinstance(env.action_space, gymnasium.spaces.Discrete):
+        return {}
+    return {"action_names": [str(name).lower() for name in meanings()]}
+
+
+def _play(
+    env: gymnasium.Env, show: Callable[[Any], np.ndarray], mixture: Mixture, seed: np.random.SeedSequence, rows: int
+) -> Iterator[dict[str, Any]]:
+    """The rows of one segment, from a seeded reset on; the episode that the segment cuts has timed out."""
+    env_seed, policy_seed = seed.spawn(2)
+    act, (policy,) = mixture.start(1, env.action_space, np.random.default_rng(policy_seed))
+    observation, _ = env.reset(seed=int(env_seed.generate_state(1)[0]) >> 1)
+    first = True
+    for left in reversed(range(rows)):
+        frame = np.array(show(observation))
+        (action,) = act(frame[None], np.array([first]))
+        observation, reward, terminal, truncated, _ = env.step(action)
+        first = bool(terminal or truncated)
+        yield {
+            "observations": frame,
+            "actions": action,
+            "rewards": reward,
+            "terminals": terminal,
+            "timeouts": not terminal and (truncated or left == 0),
+            "infos/policy": policy,
+        }
+        if first and left:
+            observation, _ = env.reset()
+
+
+def _blocks(rows: Iterator[dict[str, Any]], start: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Gathers rows into columns: (first row, name -> array)."""
+    for block in iter(lambda: list(islice(rows, _CHUNK)), []):
+        yield start, {name: np.array([row[name] for row in block]) for name in block[0]}
+        start += len(block)

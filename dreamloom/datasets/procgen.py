@@ -1,0 +1,248 @@
+"""Recording Procgen (Cobbe et al. 2020): any of its 16 games, at the speed of the bare environment, to one HDF5 file."""
+
+import contextlib
+import io
+from concurrent.futures import Future
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import gymnasium
+import numpy as np
+from tqdm import tqdm
+
+from dreamloom import __version__
+from dreamloom.datasets.policies import Mixture, Policy, parse_mixture, random, sticky
+from dreamloom.datasets.recorder import Column, Recorder, page_aligned, split_rows
+from dreamloom.datasets.scripted import scripted, stroll
+
+Game = Literal[
+    "bigfish", "bossfight", "caveflyer", "chaser", "climber", "coinrun", "dodgeball", "fruitbot",
+    "heist", "jumper", "leaper", "maze", "miner", "ninja", "plunder", "starpilot",
+]  # fmt: skip
+ACTION_NAMES = [
+    "left-down", "left", "left-up", "down", "none", "up", "right-down", "right", "right-up",
+    "D", "A", "W", "S", "Q", "E",
+]  # fmt: skip
+FPS = 15.0  # Procgen's own video.frames_per_second
+# Steps after which a game stops an episode: game.cpp's default is 1000, and these set their own.
+_STEP_LIMITS = {"bigfish": 6000, "bossfight": 4000, "plunder": 4000, "leaper": 500, "maze": 500}
+_COLUMNS = {
+    "observations": Column(np.uint8, (64, 64, 3)),
+    "actions": Column(np.int64),
+    "rewards": Column(np.float32),
+    "terminals": Column(np.bool_),
+    "timeouts": Column(np.bool_),
+    "infos/level_seed": Column(np.int32),
+    "infos/policy": Column(np.uint8),
+}
+_CHUNK = 64  # steps that are gathered before they are written: 50 MB of frames for 64 environments
+
+
+def collect_procgen(
+    *,
+    game: Game,
+    steps: int,
+    out: Path,
+    levels: str = "0:10000",
+    mode: Literal["easy", "hard"] = "easy",
+    policy: str = "scripted:0.6,sticky:0.4",
+    seed: int = 0,
+    use_backgrounds: bool = True,
+    restrict_themes: bool = False,
+    use_monochrome_assets: bool = False,
+    center_agent: bool = True,
+    paint_vel_info: bool = False,
+    num_envs: int = 64,
+    segment: int = 1000,
+    num_threads: int = 4,
+) -> None:
+    """Records real Procgen to one HDF5 file (the layout is docs/data.md).
+
+    A killed recording goes on where it was when the same command is given again, and ends in the same bytes.
+
+    Args:
+        game: one of the 16 games.
+        steps: rows to record.
+        out: the file to make.
+        levels: level seeds LO:HI, HI excluded; disjoint ranges make training and held-out sets.
+        mode: Procgen's distribution mode.
+        policy: random, sticky (holds actions), scripted (makes progress), stroll (walks to and fro on platforms),
+            module:callable, or a weighted list of these;
+            each environment of a segment plays one of them. The callable is described in dreamloom/datasets/policies.py.
+        seed: fixes everything that is recorded.
+        use_backgrounds: pictures behind the level, rather than black.
+        restrict_themes: one look for all levels of a game.
+        use_monochrome_assets: plain rectangles instead of pictures.
+        center_agent: the camera follows the agent, where the game allows that.
+        paint_vel_info: draw the velocity into the corner, in the games that can.
+        num_envs: environments that are stepped together.
+        segment: steps of each environment between two points from which a killed recording can go on.
+        num_threads: threads that step the environments; they do not change what is recorded.
+
+    Examples:
+        dreamloom collect procgen --game coinrun --steps 1000000 --levels 0:10000 --out data/coinrun.hdf5
+        dreamloom collect procgen --game ninja --steps 50000 --policy random --no-use-backgrounds --out data/ninja.hdf5
+
+    Raises:
+        ValueError: an unknown game, an empty level range, an unknown policy, or `out` exists.
+    """
+    low, high = parse_levels(levels)
+    _require_choice("game", game, Game)
+    _require_choice("mode", mode, Literal["easy", "hard"])
+    for name, value in {"steps": steps, "num_envs": num_envs, "segment": segment}.items():
+        if value < 1:
+            raise ValueError(f"--{name} {value}: must be at least 1")
+    of_the_game: dict[str, Policy] = {"scripted": partial(scripted, game=game), "stroll": stroll}
+    mixture = parse_mixture(policy, {"random": random, "sticky": sticky, **of_the_game})
+    options = {
+        "env_name": game,
+        "start_level": low,
+        "num_levels": high - low,
+        "distribution_mode": mode,
+        "use_backgrounds": use_backgrounds,
+        "restrict_themes": restrict_themes,
+        "use_monochrome_assets": use_monochrome_assets,
+        "center_agent": center_agent,
+        "paint_vel_info": paint_vel_info,
+    }
+    plan = {"steps": steps, "seed": seed, "num_envs": min(num_envs, max(1, steps // segment)), "segment": segment}
+    settings = {"command": "collect procgen", "dreamloom": __version__, "levels": levels, "policy": policy, **plan}
+    attrs = {"game": game, "fps": FPS, "action_names": ACTION_NAMES, "policy_names": mixture.names}
+    bounds = split_rows(steps, -(-steps // (plan["num_envs"] * segment)))
+    with (
+        Recorder(out, _COLUMNS, bounds, settings={**settings, "env": options}, attrs=attrs) as recorder,
+        tqdm(total=steps, initial=recorder.rows_done, unit=" steps", desc=str(out)) as progress,
+    ):
+        for number in recorder.segments:
+            part = _Segment(recorder, number, mixture, options, lanes=plan["num_envs"], seed=seed, threads=num_threads)
+            with contextlib.closing(part.env):
+                part.record(progress)
+            recorder.commit(number)
+
+
+def make_procgen(num: int, **kwargs: Any) -> Any:
+    """Makes a vector of Procgen environments (its gym3 interface).
+
+    Raises:
+        ValueError: Procgen is not installed.
+    """
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # the old gym that it imports prints a notice
+            from procgen import ProcgenGym3Env
+    except ImportError as error:
+        raise ValueError(f"Procgen is missing ({error}); pip install 'dreamloom[procgen]', Python 3.11 or 3.12") from error
+    env = ProcgenGym3Env(num=num, **kwargs)
+    # Looked up now, while it is harmless: an environment that the garbage collector closes while another one is made
+    # would look it up under the lock that cffi holds just then, and wait for ever.
+    _ = env._c_lib.libenv_close
+    return env
+
+
+def parse_levels(levels: str) -> tuple[int, int]:
+    """Reads `LO:HI`; HI is excluded.
+
+    Raises:
+        ValueError: not two whole numbers with 0 <= LO < HI <= 2^31 - 1.
+    """
+    low, _, high = levels.partition(":")
+    if not (low.isdecimal() and high.isdecimal() and int(low) < int(high) < 2**31):
+        raise ValueError(f"--levels {levels!r}: expected LO:HI with 0 <= LO < HI < 2^31, e.g. 0:10000")
+    return int(low), int(high)
+
+
+def _require_choice(name: str, value: str, choices: Any) -> None:
+    if value not in get_args(choices):
+        raise ValueError(f"unknown {name} {value!r}: choose from {', '.join(get_args(choices))}")
+
+
+class _Segment:
+    """One segment of a recording: fresh environments, seeded by the recording's seed and the segment's number.
+
+    Lane e, one environment, fills the rows bounds[e]:bounds[e + 1], so that its episodes are contiguous in the file.
+    """
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        number: int,
+        mixture: Mixture,
+        options: dict[str, Any],
+        *,
+        lanes: int,
+        seed: int,
+        threads: int,
+    ) -> None:
+        start, end = (int(row) for row in recorder.bounds[number : number + 2])
+        self.recorder, self.bounds = recorder, start + split_rows(end - start, lanes)
+        self.lengths = np.diff(self.bounds)
+        self.limit = _STEP_LIMITS.get(options["env_name"], 1000)
+        env_seed, policy_seed = np.random.SeedSequence([seed, number]).spawn(2)
+        rand_seed = int(env_seed.generate_state(1)[0]) >> 1  # Procgen takes 31 bits
+        rng = np.random.default_rng(policy_seed)
+        self.act, chosen = mixture.start(lanes, gymnasium.spaces.Discrete(len(ACTION_NAMES)), rng)
+        shape = (lanes, int(self.lengths.max()))
+        self.rows = {name: np.zeros(shape, column.dtype) for name, column in _COLUMNS.items() if not column.shape}
+        self.rows["infos/policy"][:] = chosen[:, None]
+        self.env = make_procgen(lanes, rand_seed=rand_seed, num_threads=threads, **options)
+
+    def record(self, progress: tqdm) -> None:
+        """Steps to the segment's end. What comes back from an action (reward, first) belongs to the row before."""
+        rows, frames = self.rows, _Frames(self.recorder, self.bounds)
+        age = np.zeros(len(self.lengths), np.int64)
+        _, observation, first = self.env.observe()
+        levels = self._info("level_seed")
+        for t in range(self.lengths.max()):
+            rows["infos/level_seed"][:, t] = levels
+            rows["actions"][:, t] = self.act(observation["rgb"], first)
+            self.env.act(rows["actions"][:, t])
+            frames.add(observation["rgb"])  # a copy of gym3's: it is put away while the environments step
+            progress.update(int((self.lengths > t).sum()))
+            rows["rewards"][:, t], observation, first = self.env.observe()
+            age += 1
+            if first.any():
+                late = first & (age >= self.limit) & (self._info("prev_level_complete") == 0)
+                rows["timeouts"][:, t], rows["terminals"][:, t] = late, first & ~late
+                levels = self._info("level_seed")
+                age[first] = 0
+        frames.flush()
+        self._write_rows()
+
+    def _info(self, name: str) -> np.ndarray:
+        return np.array([info[name] for info in self.env.get_info()])
+
+    def _write_rows(self) -> None:
+        """The columns without pixels, once a segment. An episode that the segment cuts is one that timed out."""
+        lanes, last = np.arange(len(self.lengths)), self.lengths - 1
+        self.rows["timeouts"][lanes, last] |= ~self.rows["terminals"][lanes, last]
+        filled = np.arange(self.rows["actions"].shape[1]) < self.lengths[:, None]
+        start = int(self.bounds[0])
+        self.recorder.write([(name, start, array[filled]) for name, array in self.rows.items()])
+
+
+class _Frames:
+    """Gathers the lanes' frames and hands them to the recorder in turns of two buffers."""
+
+    def __init__(self, recorder: Recorder, bounds: np.ndarray) -> None:
+        self.recorder, self.ends, self.next = recorder, bounds[1:], bounds[:-1].copy()
+        shape = (len(self.next), _CHUNK, *_COLUMNS["observations"].shape)
+        self.buffers = [page_aligned(shape) for _ in range(2)]
+        self.written: Future[None] | None = None
+        self.count = 0
+
+    def add(self, frames: np.ndarray) -> None:
+        self.buffers[0][:, self.count] = frames
+        self.count += 1
+        if self.count == _CHUNK:
+            self.flush()
+
+    def flush(self) -> None:
+        counts = np.minimum(self.count, self.ends - self.next)
+        parts = zip(self.next.tolist(), counts.tolist(), self.buffers[0], strict=True)
+        blocks = [("observations", row, block[:count]) for row, count, block in parts if count]
+        if self.written:
+            self.written.result()
+        self.written = self.recorder.write(blocks)
+        self.next += counts
+        self.count = 0
+        self.buffers.reverse()

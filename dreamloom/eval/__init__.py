@@ -1,0 +1,1 @@
+"""Metrics and protocols; results to tables and pictures."""

@@ -1,0 +1,143 @@
+"""Results as files: `metrics.json` for scripts, `report.md` and pictures for people."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from dreamloom.datasets.atomic import atomic_path
+from dreamloom.eval import plots
+
+Row = tuple[str, str, str]
+
+
+def write_report(out: Path, metrics: dict[str, Any], pictures: dict[str, Any]) -> None:
+    """Writes `metrics.json`, `report.md`, the plots and `grid.gif`.
+
+    Args:
+        out: the folder; made if it is not there, files of the same names are replaced.
+        metrics: as `evaluate` gives them.
+        pictures: likewise.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    plots.save_plot(out / "psnr.png", plots.plot_likeness(metrics["curves"]))
+    plots.save_plot(out / "latency.png", plots.plot_latency(metrics["latency_ms"], metrics["world"]["fps"]))
+    if "shares" in metrics["latent_actions"]:
+        plots.save_plot(out / "latent_actions.png", plots.plot_latent(metrics["latent_actions"], pictures["names"]))
+    plots.save_grid(out / "grid.gif", pictures["grid"], fps=metrics["world"]["fps"])
+    _write(out / "report.md", report(metrics))
+    _write(out / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def report(metrics: dict[str, Any]) -> str:
+    """`report.md`."""
+    world, settings, machine = metrics["world"], metrics["settings"], metrics["machine"]
+    sampling = settings["sampling"]
+    lines = [
+        f"# {world['name']}: evaluation on held-out levels",
+        "",
+        f"{world['actions'].capitalize()} actions ({', '.join(world['action_names'])}). {settings['clips']} clips of "
+        f"{settings['levels']} levels ({settings['level_range'][0]} to {settings['level_range'][1]}) of `{settings['data']}`, "
+        f"{settings['context']} frame(s) of context, seed {settings['seed']}; {sampling['steps']} steps a frame, "
+        f"temperature {sampling['temperature']}. {machine['device']}, {machine['cpu']}, {machine['threads']} threads, "
+        f"torch {machine['torch']}; commit {metrics['commit']}.",
+        "",
+        table(metrics),
+        "",
+        *[f"- `{key}`: {reason}." for key, reason in metrics["notes"].items()],
+        "",
+        "![PSNR by steps ahead](psnr.png)",
+        *(["![latent actions](latent_actions.png)"] if "shares" in metrics["latent_actions"] else []),
+        "![latency](latency.png)",
+        "",
+        "Rows: real frames; the world under the same actions; each action held from the same start.",
+        "",
+        "![dreams](grid.gif)",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def table(metrics: dict[str, Any]) -> str:
+    """The figures as a Markdown table; those that could not be measured are left out."""
+    rows = [("metric", "value", "beside it"), *_rows(metrics)]
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])
+
+
+def _rows(m: dict[str, Any]) -> Iterator[Row]:
+    yield from _model_rows(m)
+    yield from _rollout_rows(m)
+    yield from _control_rows(m)
+    if m["latent_actions"]["usage_entropy"] is not None:
+        yield from _latent_rows(m["latent_actions"], m["world"]["action_names"])
+    latency = m["latency_ms"]
+    yield "latency, ms", f"p50 {latency['p50']:.0f}", f"p95 {latency['p95']:.0f}"
+    for n, cached in latency["by_steps"].items():
+        plain = latency.get("uncached_by_steps", {}).get(n)
+        beside = f"uncached p50 {plain['p50']:.0f}, {plain['p50'] / cached['p50']:.1f}x" if plain else ""
+        yield f"latency, {n} steps, ms", f"p50 {cached['p50']:.0f}, p95 {cached['p95']:.0f}", beside
+
+
+def _model_rows(m: dict[str, Any]) -> Iterator[Row]:
+    if t := m.get("tokenizer"):
+        yield "tokenizer PSNR, dB", f"{t['psnr']:.2f}", f"SSIM {t['ssim']:.3f}"
+        yield "codes in use", f"{t['code_usage']:.0%} of {t['codes']}", f"perplexity {t['code_perplexity']:.0f}"
+        yield "tokens a frame", str(t["tokens_per_frame"]), ""
+    if t := m.get("teacher_forced"):
+        yield "next frame, cross-entropy, nats", f"{t['cross_entropy']:.3f}", f"chance {t['chance']:.2f}"
+        yield "next frame, token accuracy", f"{t['accuracy']:.1%}", ""
+        beside = f"{t['changed_share']:.0%} of tokens; cross-entropy {t['changed_cross_entropy']:.2f}"
+        yield "... on changed tokens", f"{t['changed_accuracy']:.1%}", beside
+
+
+def _rollout_rows(m: dict[str, Any]) -> Iterator[Row]:
+    for name, text in (("psnr", "PSNR, dB"), ("psnr_pooled", "pooled PSNR, dB"), ("ssim", "SSIM")):
+        for horizon, value in m["rollout"][name].items():
+            if value is not None:
+                digits = 3 if name == "ssim" else 2
+                beside = f"copy last {m['copy_last'][name][horizon]:.{digits}f}"
+                if m.get("ceiling"):
+                    beside += f", ceiling {m['ceiling'][name][horizon]:.{digits}f}"
+                yield f"rollout {text}, {horizon} ahead", f"{value:.{digits}f}", beside
+    if (fd := m["effnet_fd"])["recon"] is not None:
+        yield "EffNet-FD, recon / dream", f"{fd['recon']:.1f} / {fd['dream']:.1f}", f"{fd['frames']} frames"
+    yield "EffNet-FD, both", f"{fd['both']:.1f}", f"real to real {fd['floor']:.1f}"
+    if fvd := m.get("fvd"):
+        yield "FVD (I3D), both", f"{fvd['both']:.1f}", f"{fvd['clips']} clips of {fvd['frames']} frames"
+    drift = m["drift"]
+    if drift["psnr_slope"] is not None:
+        yield "drift of PSNR, dB a frame", f"{drift['psnr_slope']:+.3f}", ""
+    last = list(drift["sharpness"])[-1]
+    yield (
+        f"sharpness {last} ahead, dream / real",
+        f"{drift['sharpness'][last]:.2f}",
+        f"colour off by {drift['colour'][last]:.1f}",
+    )
+
+
+def _control_rows(m: dict[str, Any]) -> Iterator[Row]:
+    if (d := m["delta4_psnr"])["mean"] is not None:
+        yield "delta_4 PSNR, dB", f"{d['mean']:.2f}", f"95% interval {d['low']:.2f} to {d['high']:.2f}, {d['clips']} clips"
+    if (a := m["action_swap"])["accuracy"] is not None:
+        beside = f"on real frames {a['real_balanced_accuracy']:.1%} (balanced), chance {a['chance']:.1%}"
+        yield "action-swap accuracy", f"{a['accuracy']:.1%}", beside
+    n = m["no_op"]
+    real = "" if n["real_step_psnr"] is None else f"real {n['real_step_psnr']:.1f}"
+    yield f'holding "{n["name"]}": PSNR frame to frame, dB', f"{n['step_psnr']:.1f}", real
+
+
+def _latent_rows(scores: dict[str, Any], names: list[str]) -> Iterator[Row]:
+    yield "latent actions, usage entropy", f"{scores['usage_entropy']:.2f}", f"{scores['in_use']} of {len(names)} in use"
+    if scores["nmi"] is None:
+        return
+    motion = scores.get("by_motion")
+    yield "NMI with true actions", f"{scores['nmi']:.3f}", f"with motions {motion['nmi']:.3f}" if motion else ""
+    for size, row in (motion or scores)["map_accuracy"].items():
+        what = "motion" if motion else "action"
+        yield f"true {what} from {size} labels", f"{row['accuracy']:.1%}", f"majority {row['majority_accuracy']:.1%}"

@@ -1,0 +1,1 @@
+"""The web player: one server, one session type, one static page."""

@@ -1,0 +1,53 @@
+"""Labels to keys: "jump right" is played with the up and right arrows, and is Procgen's ("RIGHT", "UP")."""
+
+import re
+from collections.abc import Sequence
+
+ARROWS = {
+    "left": "ArrowLeft",
+    "right": "ArrowRight",
+    "up": "ArrowUp",
+    "jump": "ArrowUp",
+    "down": "ArrowDown",
+    "duck": "ArrowDown",
+    "crouch": "ArrowDown",
+}
+STILL = {"noop", "stand", "still", "idle", "wait", "stay", "none", "nothing", "rest"}
+LETTERS = {"d", "a", "w", "s", "q", "e"}
+FIRE = {"fire", "shoot", "attack", "interact"}
+
+
+def words(label: str) -> list[str]:
+    """The lower-case words of a label; "no-op" is one word."""
+    return re.findall(r"[a-z]+", re.sub(r"no[-_ ]op", "noop", label.lower()))
+
+
+def arrows(label: str) -> list[str]:
+    """The arrow keys that a label speaks of, as `KeyboardEvent.key` names them; empty where it speaks of none."""
+    return sorted({ARROWS[word] for word in words(label) if word in ARROWS})
+
+
+def page_keys(label: str) -> list[str]:
+    """The keys that play an action on the page: its arrows, or the letter that it is named by, as Procgen's "D" is.
+
+    "right 2" has none: the arrow is for the plain "right", which was named first because it is the surest.
+    """
+    if re.search(r"\d$", label):
+        return []
+    letter = label.lower()
+    return arrows(label) or ([letter] if letter in LETTERS else [])
+
+
+def idle_action(labels: Sequence[str]) -> int | None:
+    """The action to take while no key is held: the first whose label says that nothing is done, or None."""
+    return next((i for i, label in enumerate(labels) if STILL & set(words(label)) and not arrows(label)), None)
+
+
+def procgen_combo(label: str) -> frozenset[str]:
+    """The Procgen keys that a label speaks of; empty (Procgen's no-op) where it speaks of none."""
+    spoken = set(words(label))
+    if moves := arrows(label):
+        return frozenset(key.removeprefix("Arrow").upper() for key in moves)
+    if letter := sorted(LETTERS & spoken):
+        return frozenset(letter[0].upper())
+    return frozenset("D") if FIRE & spoken else frozenset()

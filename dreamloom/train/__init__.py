@@ -1,0 +1,1 @@
+"""The only room that knows Lightning: tasks, data modules, callbacks."""

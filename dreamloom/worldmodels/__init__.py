@@ -1,0 +1,1 @@
+"""The World protocol, latent actions, dynamics, Genie, bundles."""

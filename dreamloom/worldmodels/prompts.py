@@ -1,0 +1,43 @@
+"""Any image or frames a person has, as a prompt of a world."""
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import UInt8
+from torch import Tensor
+
+
+def to_prompt(prompt: Any, frame_shape: tuple[int, int, int]) -> UInt8[Tensor, "b t c h w"]:
+    """Checks frames, puts the axes in order and resizes them.
+
+    Args:
+        prompt: uint8 array or tensor: (b, t, c, h, w), (t, c, h, w), (c, h, w) or (h, w, c).
+        frame_shape: (c, h, w) that the world wants.
+
+    Raises:
+        ValueError: if dtype, number of axes or channels do not fit.
+    """
+    frames = torch.from_numpy(np.ascontiguousarray(prompt)) if isinstance(prompt, np.ndarray) else torch.as_tensor(prompt)
+    channels = frame_shape[0]
+    if frames.dtype != torch.uint8 or not 3 <= frames.ndim <= 5 or frames.numel() == 0:
+        raise ValueError(
+            "a prompt is uint8 of shape (b, t, c, h, w), (t, c, h, w), (c, h, w) or (h, w, c); "
+            f"got {frames.dtype} of shape {tuple(frames.shape)}"
+        )
+    if frames.ndim == 3 and frames.shape[0] != channels:
+        frames = frames.permute(2, 0, 1)
+    if frames.shape[-3] != channels:
+        raise ValueError(f"this world has {channels} channels, the prompt has shape {tuple(prompt.shape)}")
+    frames = frames.reshape((1,) * (5 - frames.ndim) + frames.shape)
+    return _resized(frames, frame_shape[1:])
+
+
+def _resized(frames: UInt8[Tensor, "b t c h w"], size: tuple[int, int]) -> UInt8[Tensor, "b t c height width"]:
+    if frames.shape[-2:] == size:
+        return frames
+    flat = frames.flatten(0, 1).float()
+    shrinks = flat.shape[-2] > size[0] or flat.shape[-1] > size[1]
+    mode = "area" if shrinks else "nearest"  # averages photographs down, keeps pixel art sharp on the way up
+    return F.interpolate(flat, size, mode=mode).round().to(torch.uint8).unflatten(0, frames.shape[:2])

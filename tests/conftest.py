@@ -1,0 +1,46 @@
+"""Shared by all tests: shapes of public signatures are checked, threads are few, and the tiny datasets are real Procgen."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+from jaxtyping import install_import_hook
+
+# Before anything imports dreamloom: every annotated shape and type is then checked on every call.
+install_import_hook("dreamloom", "beartype.beartype")
+torch.set_num_threads(2)
+# A busy machine is no failure of what is tested.
+settings.register_profile("dreamloom", deadline=None)
+settings.load_profile("dreamloom")
+
+
+def record(path: Path, **settings: object) -> Path:
+    """Records a small real Procgen file, or skips where Procgen has no wheel."""
+    if find_spec("procgen") is None:
+        pytest.skip("Procgen is not installed")
+    from dreamloom.datasets.procgen import collect_procgen
+
+    collect_procgen(**{"game": "coinrun", "steps": 400, "num_envs": 4, "segment": 100, "out": path, **settings})
+    return path
+
+
+@pytest.fixture(scope="session")
+def coinrun_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """400 frames of real CoinRun: four environments, levels 0 to 9."""
+    return record(tmp_path_factory.mktemp("data") / "coinrun.hdf5", levels="0:10")
+
+
+@pytest.fixture(scope="session")
+def heldout_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """400 frames of levels that `coinrun_file` does not have."""
+    return record(tmp_path_factory.mktemp("data") / "heldout.hdf5", levels="1000:1010")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests marked `gpu` run where there is one."""
+    skip = pytest.mark.skip(reason="needs a CUDA device")
+    for item in items:
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(skip)

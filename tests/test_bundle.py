@@ -1,0 +1,128 @@
+"""Bundles: what is saved is what is loaded, and anything else is one clear error."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import dreamloom
+from dreamloom.nn.build import build
+from dreamloom.tokenizers.quantizers import FSQ, VQ
+from dreamloom.tokenizers.st_vivit import Tokenizer
+from dreamloom.worldmodels.bundle import CONFIG, WEIGHTS, BundleError, load_world, save_bundle
+from dreamloom.worldmodels.dynamics import Dynamics
+from dreamloom.worldmodels.genie import Genie
+from dreamloom.worldmodels.latent_actions import LatentActions
+from dreamloom.worldmodels.parts import ALLOWED
+
+
+@pytest.fixture(scope="module")
+def world() -> Genie:
+    torch.manual_seed(0)
+    tokenizer = Tokenizer(FSQ(32, [3, 3]), size=16, patch=8, width=32, heads=2, encoder_depth=1, decoder_depth=1, window=3)
+    actions = LatentActions(VQ(32, 4, latent=4), size=16, patch=8, width=32, heads=2, encoder_depth=1, decoder_depth=1)
+    dynamics = Dynamics(9, 4, 4, width=32, depth=2, heads=2, window=4)
+    prompts = torch.randint(256, (2, 3, 3, 16, 16), dtype=torch.uint8)
+    names = ["left", "right", "jump", "stand"]
+    return Genie(tokenizer, dynamics, actions, prompts=prompts, name="tiny", action_names=names, steps=2).eval()
+
+
+@pytest.fixture
+def folder(world: Genie, tmp_path: Path) -> Path:
+    save_bundle(world, tmp_path / "tiny", notes="Made by a test.")
+    return tmp_path / "tiny"
+
+
+def test_a_loaded_world_dreams_what_the_saved_one_did(world: Genie, folder: Path) -> None:
+    loaded = dreamloom.load_world(folder)
+    assert (loaded.name, loaded.action_names, loaded.sampling) == (world.name, world.action_names, world.sampling)
+    frames = []
+    for w in (world, loaded):
+        state = w.reset(w.prompts)
+        for t in range(6):
+            state, outcome = w.step(state, t % 4, torch.Generator().manual_seed(t))
+        frames.append(outcome.frame)
+    assert torch.equal(*frames)
+    assert "Made by a test." in (folder / "README.md").read_text()
+
+
+def test_half_precision_halves_the_file(world: Genie, tmp_path: Path) -> None:
+    for precision in ("float32", "float16"):
+        save_bundle(world, tmp_path / precision, precision=precision)
+    whole, half = ((tmp_path / p / WEIGHTS).stat().st_size for p in ("float32", "float16"))
+    assert half < 0.65 * whole
+    assert load_world(tmp_path / "float16").dynamics.place.dtype == torch.float32
+
+
+def _truncate(folder: Path) -> None:
+    (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:-100])
+
+
+def _tamper(folder: Path) -> None:
+    content = bytearray((folder / WEIGHTS).read_bytes())
+    content[-1] ^= 1
+    (folder / WEIGHTS).write_bytes(content)
+
+
+def _edit(folder: Path, **changes: object) -> None:
+    config = yaml.safe_load((folder / CONFIG).read_text())
+    (folder / CONFIG).write_text(yaml.safe_dump(config | changes))
+
+
+def _foreign_class(folder: Path) -> None:
+    _edit(folder, tokenizer={"class_path": "os.system", "init_args": {"command": "true"}})
+
+
+def _executable_yaml(folder: Path) -> None:
+    (folder / CONFIG).write_text("!!python/object/apply:os.system ['true']")
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (_truncate, "truncated or changed"),
+        (_tamper, "truncated or changed"),
+        (_foreign_class, "not one that may be built"),
+        (_executable_yaml, "could not determine a constructor"),
+        (lambda f: (f / WEIGHTS).unlink(), "No such file"),
+        (lambda f: (f / CONFIG).write_text("hello"), "not a dreamloom-world file"),
+        (lambda f: _edit(f, version=99), "99"),
+        (lambda f: _edit(f, action_names=["one"]), "need 4 action names"),
+        (lambda f: _edit(f, dynamics={"class_path": "dreamloom.worldmodels.dynamics.Dynamics", "init_args": {"x": 1}}), "x"),
+        (lambda f: _edit(f, tokenizer=None), "not a world"),
+    ],
+)
+def test_a_damaged_folder_is_one_clear_error(folder: Path, damage, said: str) -> None:
+    damage(folder)
+    with pytest.raises(BundleError, match=said) as caught:
+        load_world(folder)
+    assert str(folder) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_names_are_told(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="no folder"):
+        load_world(tmp_path / "nothing")
+
+
+def test_only_a_bundle_is_replaced(world: Genie, folder: Path, tmp_path: Path) -> None:
+    save_bundle(world, folder)
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.tex").write_text("years of work")
+    with pytest.raises(ValueError, match="choose another folder"):
+        save_bundle(world, tmp_path / "thesis")
+    assert (tmp_path / "thesis" / "chapter.tex").exists()
+
+
+def test_parts_remember_how_they_were_built(world: Genie) -> None:
+    for part in (world.tokenizer, world.dynamics, world.latent_actions):
+        assert part is not None
+        again = build(part.config, ALLOWED)
+        assert again.config == part.config
+        again.load_state_dict(part.state_dict())
+
+
+def test_no_part_outside_the_list_is_built() -> None:
+    with pytest.raises(ValueError, match="may be built"):
+        build({"class_path": "dreamloom.nn.attention.Attention", "init_args": {"width": 8, "heads": 2}}, ALLOWED)

@@ -1,0 +1,322 @@
+"""The player over real sockets: what is played and recorded, and that nobody makes another one wait."""
+
+import io
+import socket
+import time
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+from play_world import SHIFTS, Client, ShiftWorld, serving
+from websockets.exceptions import ConnectionClosed
+
+from dreamloom.datasets.store import open_dataset
+from dreamloom.play.keys import arrows, idle_action, page_keys, procgen_combo
+from dreamloom.play.messages import FRAME, THUMBNAIL
+from dreamloom.play.server import Limits, play
+
+
+def png(rgb: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(rgb).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def first_of(world: ShiftWorld, prompt: int = 0) -> np.ndarray:
+    return world.prompts[prompt, -1].permute(1, 2, 0).numpy()
+
+
+def test_labels_become_keys() -> None:
+    assert arrows("jump right") == ["ArrowRight", "ArrowUp"]
+    assert arrows("action 3") == []
+    assert page_keys("D") == ["d"]
+    assert idle_action(["left", "No-op", "stand"]) == 1
+    assert idle_action(["left", "action 1"]) is None
+    assert procgen_combo("right-up") == {"RIGHT", "UP"}
+    assert procgen_combo("D") == {"D"}
+    assert procgen_combo("none") == frozenset()
+
+
+def test_keys_change_frames() -> None:
+    world = ShiftWorld()
+    with serving(world) as (address, _), Client(address) as player:
+        _, first = player.frame()
+        np.testing.assert_array_equal(first, first_of(world))
+        player.send(type="hold", action=1, id=7)
+        header, second = player.frame(stamp=7)
+        np.testing.assert_array_equal(second, np.roll(first, 2, axis=1))
+        assert (header["sequence"], header["stamp"]) == (2, 7)
+        header, later = player.frame()  # the key is still down; a busy machine may skip frames
+        np.testing.assert_array_equal(later, np.roll(first, 2 * (header["sequence"] - 1), axis=1))
+
+
+def test_a_tap_is_one_frame_even_when_it_is_over_before_the_frame_is_drawn() -> None:
+    with serving(ShiftWorld(delay=0.05)) as (address, _), Client(address) as player:
+        player.frame()
+        player.send(type="hold", action=1, id=1)
+        player.send(type="release")
+        assert player.frame(stamp=1)[0]["sequence"] == 2
+        player.patience = 0.4
+        with pytest.raises(TimeoutError):
+            player.frame()  # without an idle action the world keeps still
+
+
+def test_an_idle_action_lets_time_pass_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dreamloom.play.session.REST_S", 1e9)
+    with serving(ShiftWorld(labels=("left", "none"))) as (address, _), Client(address) as player:
+        player.frame()
+        player.send(type="hold", action=0, id=1)
+        player.send(type="release")
+        assert [player.frame()[0]["sequence"] for _ in range(4)][-1] >= 5
+        monkeypatch.setattr("dreamloom.play.session.REST_S", 0.0)
+        player.patience = 2.0
+        with pytest.raises(TimeoutError):
+            player.until(lambda message: isinstance(message, tuple) and message[0]["sequence"] > 200)
+
+
+def test_pause_and_single_steps() -> None:
+    world = ShiftWorld()
+    with serving(world) as (address, _), Client(address) as player:
+        _, first = player.frame()
+        player.send(type="pause", on=True)
+        player.status(paused=True)
+        player.send(type="step", action=2, id=3)
+        np.testing.assert_array_equal(player.frame(stamp=3)[1], np.roll(first, -2, axis=0))
+        player.send(type="hold", action=1, id=4)
+        assert player.frame(stamp=4)[0]["sequence"] == 3
+        time.sleep(0.3)  # held all the while
+        player.send(type="pause", on=False)
+        assert player.frame()[0]["sequence"] >= 4
+
+
+def test_thumbnails_show_what_each_action_would_do() -> None:
+    with serving(ShiftWorld()) as (address, _), Client(address) as player:
+        _, first = player.frame()
+        seen = dict((header["index"], rgb) for header, rgb in (player.frame(kind=THUMBNAIL) for _ in range(5)))
+        for index, label in enumerate(player.hello["actions"]):
+            down, right = SHIFTS[label["name"]]
+            np.testing.assert_array_equal(seen[index], np.roll(first, (4 * down, 4 * right), axis=(0, 1)))
+
+
+def play_four(player: Client, seed: int) -> list[np.ndarray]:
+    player.send(type="settings", seed=seed, fps=30, steps=None, temperature=None)
+    player.send(type="pause", on=True)
+    player.send(type="reset")
+    frames = []
+    for stamp in range(1, 5):
+        player.send(type="step", action=stamp % 2, id=1000 * seed + stamp)
+        frames.append(player.frame(stamp=1000 * seed + stamp)[1])
+    return frames
+
+
+def test_a_seed_repeats_itself_whoever_else_plays() -> None:
+    with serving(ShiftWorld(noise=8)) as (address, _), Client(address) as alone:
+        expected, other = play_four(alone, 1), play_four(alone, 2)
+        with Client(address) as crowd:
+            crowd.send(type="hold", action=2, id=1)
+            again = play_four(alone, 3), play_four(alone, 1001)
+        with Client(address) as late:
+            np.testing.assert_array_equal(play_four(late, 1), expected)
+    assert not np.array_equal(other, expected)
+    assert not np.array_equal(again[0], again[1])
+
+
+def test_players_share_batches_and_differ_in_what_they_do() -> None:
+    world = ShiftWorld(delay=0.02)
+    with serving(world) as (address, _):
+        players = [Client(address) for _ in range(8)]
+        firsts = [player.frame()[1] for player in players]
+        world.calls.clear()
+        for index, player in enumerate(players):
+            player.send(type="hold", action=index % 4, id=1)
+        for index, player in enumerate(players):
+            header, rgb = player.frame(stamp=1)
+            shift = np.array(SHIFTS[world.labels[index % 4]]) * (header["sequence"] - 1)
+            np.testing.assert_array_equal(rgb, np.roll(firsts[index], shift, axis=(0, 1)))
+        time.sleep(1.0)
+        sizes = Counter(world.calls[4:])
+        assert sizes.most_common(1)[0][0] == 8, sizes
+        for player in players:
+            player.socket.close()
+
+
+def test_each_player_has_settings_of_its_own() -> None:
+    world = ShiftWorld()
+    with serving(world) as (address, _), Client(address) as one, Client(address) as two:
+        one.send(type="settings", seed=0, fps=20, steps=3, temperature=0.5)
+        for player in (one, two):
+            player.send(type="hold", action=0, id=1)
+            player.frame(stamp=1)
+        assert {(s.steps, s.temperature) for s in world.samplings} >= {(3, 0.5), (None, None)}
+
+
+def test_a_client_that_does_not_read_slows_nobody_and_gets_the_newest_frame() -> None:
+    world = ShiftWorld(side=256)  # 3 MB/s: a socket's buffers are full at once
+    with serving(world) as (address, _), Client(address, max_queue=1) as slow, Client(address) as quick:
+        for player in (slow, quick):
+            player.frame()
+            player.send(type="settings", seed=0, fps=60)
+            player.send(type="hold", action=1, id=1)
+        newest = [quick.frame()[0]["sequence"] for _ in range(60)][-1]
+        got = [slow.frame()[0]["sequence"]]
+        while got[-1] < newest:
+            got.append(slow.frame()[0]["sequence"])
+        assert got == sorted(got)
+        assert max(b - a for a, b in pairwise(got)) > 5, got  # what it had no time for was skipped, not kept
+
+
+def test_a_picture_or_a_sketch_is_a_start() -> None:
+    drawn = np.zeros((64, 64, 3), np.uint8)
+    drawn[20:40, 10:30] = [200, 30, 40]
+    with serving(ShiftWorld()) as (address, _), Client(address) as player:
+        player.frame()
+        player.socket.send(png(drawn))
+        np.testing.assert_array_equal(player.frame()[1], drawn)
+        player.send(type="step", action=1, id=5)
+        np.testing.assert_array_equal(player.frame(stamp=5)[1], np.roll(drawn, 2, axis=1))
+        wide = np.zeros((90, 200, 3), np.uint8)
+        wide[:, 55:145] = [10, 250, 10]  # the centre square
+        player.socket.send(png(wide))
+        _, cut = player.until(lambda m: isinstance(m, tuple) and m[0]["kind"] == FRAME and m[1][32, 32, 1] > 200)
+        assert cut.shape == (64, 64, 3)
+        assert (cut[:, :, 1] > 200).mean() > 0.95
+
+
+def test_the_gallery_and_reset() -> None:
+    world = ShiftWorld()
+    with serving(world) as (address, _), Client(address) as player:
+        player.frame()
+        player.send(type="start", prompt=2)
+        np.testing.assert_array_equal(player.frame()[1], first_of(world, 2))
+        player.send(type="step", action=0, id=1)
+        player.frame(stamp=1)
+        player.send(type="reset")
+        np.testing.assert_array_equal(player.frame()[1], first_of(world, 2))
+
+
+def record_some(player: Client) -> str:
+    """Records three frames, a reset, and one more; returns the address of the downloads."""
+    player.frame()
+    player.send(type="pause", on=True)
+    player.send(type="record", on=True)
+    for stamp, action in enumerate([1, 2, 0], 1):
+        player.send(type="step", action=action, id=stamp)
+        player.frame(stamp=stamp)
+    player.send(type="reset")
+    player.frame()
+    player.send(type="step", action=3, id=9)
+    player.frame(stamp=9)
+    player.send(type="record", on=False)
+    assert player.status(recording=False)["recorded"] == 4
+    return f"/recording/{player.hello['key']}"
+
+
+def test_recording_reads_back_as_a_dataset(tmp_path: Path) -> None:
+    with serving(ShiftWorld()) as (address, _), Client(address) as player:
+        answer = httpx.get(f"http://{address}{record_some(player)}/hdf5", timeout=300)
+    assert 'filename="shift-' in answer.headers["content-disposition"]
+    (tmp_path / "session.hdf5").write_bytes(answer.content)
+    with open_dataset(tmp_path / "session.hdf5") as data:
+        assert data.actions[:].tolist() == [1, 2, 0, 3]
+        assert data.timeouts[:].tolist() == [False, False, True, False]
+        assert data.action_names == list(ShiftWorld().labels)
+        assert data.attrs["source"]["command"] == "dreamloom play"
+        starts, ends = data.episodes
+        assert (starts.tolist(), ends.tolist()) == ([0, 3], [3, 4])
+        frames = data.observations[:]
+        for row in (0, 1):  # action i, taken at frame i, led to frame i + 1
+            shift = SHIFTS[ShiftWorld().labels[int(data.actions[row])]]
+            np.testing.assert_array_equal(np.roll(frames[row], shift, axis=(0, 1)), frames[row + 1])
+
+
+def test_recording_downloads_as_film_and_gif() -> None:
+    av = pytest.importorskip("av")
+    with serving(ShiftWorld()) as (address, _), Client(address) as player:
+        path = record_some(player)
+        film, gif = (httpx.get(f"http://{address}{path}/{kind}", timeout=300).content for kind in ("mp4", "gif"))
+    with av.open(io.BytesIO(film)) as container:
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    assert (len(frames), frames[0].shape) == (5, (512, 512, 3))
+    small = frames[0][4::8, 4::8].astype(int)
+    assert np.abs(small - first_of(ShiftWorld())).mean() < 8  # chroma is halved
+    with Image.open(io.BytesIO(gif)) as picture:
+        assert (picture.size, picture.format) == ((256, 256), "GIF")
+        assert picture.n_frames >= 4
+
+
+def test_a_recording_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dreamloom.play.record.MAX_BYTES", 10 * 64 * 64 * 3)
+    with serving(ShiftWorld()) as (address, _), Client(address) as player:
+        player.frame()
+        player.send(type="settings", seed=0, fps=60)
+        player.send(type="record", on=True)
+        player.status(recording=True)
+        player.send(type="hold", action=1, id=1)
+        assert player.status(recording=False)["recorded"] == 9
+
+
+def test_nothing_recorded_is_not_found() -> None:
+    with serving(ShiftWorld()) as (address, _), Client(address) as player:
+        for key in (player.hello["key"], "nobody", "..%2f..%2fetc%2fpasswd"):
+            assert httpx.get(f"http://{address}/recording/{key}/gif", timeout=300).status_code == 404
+        assert httpx.get(f"http://{address}/recording/{player.hello['key']}/exe", timeout=300).status_code == 422
+
+
+def test_real_game_and_back() -> None:
+    pytest.importorskip("procgen")
+    world = ShiftWorld(game="coinrun", labels=("left", "right", "jump right", "none"))
+    with serving(world) as (address, _), Client(address, patience=240) as player:
+        player.frame()
+        assert player.hello["real"]
+        player.send(type="pause", on=True)
+        player.send(type="mode", real=True)
+        _, start = player.until(lambda m: isinstance(m, tuple) and m[0]["kind"] == FRAME and m[0]["sequence"] == 2)
+        player.send(type="record", on=True)
+        for stamp in range(1, 9):
+            player.send(type="step", action=1, id=stamp)
+            _, walked = player.frame(stamp=stamp)
+        assert not np.array_equal(walked, start)
+        player.send(type="mode", real=False)
+        np.testing.assert_array_equal(player.frame()[1], walked)  # the dream goes on from there
+        player.send(type="step", action=0, id=20)
+        np.testing.assert_array_equal(player.frame(stamp=20)[1], np.roll(walked, -2, axis=1))
+        answer = httpx.get(f"http://{address}/recording/{player.hello['key']}/hdf5", timeout=300)
+    assert answer.content[:4] == b"\x89HDF"
+
+
+def test_a_world_that_fails_pauses_its_player_and_nobody_else() -> None:
+    with serving(ShiftWorld(broken=3)) as (address, _), Client(address) as unlucky, Client(address) as lucky:
+        unlucky.send(type="hold", action=3, id=1)
+        assert "the world failed" in unlucky.error()
+        assert unlucky.status(paused=True)
+        lucky.send(type="hold", action=0, id=1)
+        assert lucky.frame(stamp=1)
+        unlucky.send(type="pause", on=False)
+        unlucky.send(type="hold", action=0, id=2)
+        assert unlucky.frame(stamp=2)
+
+
+def test_a_port_in_use_is_a_clear_mistake() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ValueError, match=f"port {port} on 127.0.0.1 is in use"):
+            play("coinrun", port=port, no_open=True)
+    with pytest.raises(ValueError, match="port"):
+        play("coinrun", port=70000, no_open=True)
+    with pytest.raises(ValueError, match="max-sessions"):
+        play("coinrun", max_sessions=0)
+
+
+def test_leaving_makes_room() -> None:
+    with serving(ShiftWorld(), Limits(sessions=1)) as (address, worker):
+        with Client(address), pytest.raises(ConnectionClosed, match="places are taken"):
+            Client(address)
+        end = time.monotonic() + 5
+        while worker.sessions and time.monotonic() < end:
+            time.sleep(0.02)
+        with Client(address) as next_one:
+            next_one.frame()
