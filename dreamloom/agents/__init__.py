@@ -1,0 +1,1 @@
+"""Offline reinforcement learning: one algorithm a file, several seeds at once."""

@@ -1,0 +1,1 @@
+"""Diffusion over transitions: preconditioning, noise, solvers, denoisers, and the upsampler that they make."""
