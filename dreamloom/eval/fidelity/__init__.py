@@ -1,0 +1,1 @@
+"""How like real transitions others are: metrics of arrays, the reference rows beside them, and the real simulator."""
