@@ -1,0 +1,159 @@
+"""A folder of shards that reads as one dataset: `shard-00000.hdf5` and its manifest `shard-00000.json`, ..., `index.json` last.
+
+A shard is one HDF5 file with D4RL's names and `next_observations`. Its manifest, written after it, says how many rows it
+has, how many bytes, and their sha256: a shard without a fitting manifest does not count. The index, written when the last
+shard is there, lists them in order.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+
+from dreamloom.datasets.atomic import atomic_path
+from dreamloom.datasets.store import DatasetError, write_attrs
+from dreamloom.datasets.types import Transitions
+
+FORMAT, VERSION = "dreamloom-shards", 1
+INDEX = "index.json"
+
+
+class Plan(NamedTuple):
+    """Which rows of the endless stream `seed` go into which shard; shard i depends on nothing but this and i."""
+
+    seed: int
+    rows: int
+    shard_rows: int
+
+    @property
+    def shards(self) -> int:
+        """Number of shards; the last may be shorter."""
+        return -(-self.rows // self.shard_rows)
+
+    def rows_of(self, shard: int) -> range:
+        """Rows of the stream that this shard holds."""
+        return range(shard * self.shard_rows, min((shard + 1) * self.shard_rows, self.rows))
+
+
+def is_shard_folder(path: str | Path) -> bool:
+    """Whether the path is a folder of shards, finished or not."""
+    path = Path(path)
+    return path.is_dir() and (path.joinpath(INDEX).is_file() or next(path.glob("shard-*.json"), None) is not None)
+
+
+def shard_paths(folder: str | Path) -> list[Path]:
+    """The HDF5 files of a folder, in order; each is there and has the size that the index gives.
+
+    Raises:
+        DatasetError: the folder is unfinished, or a file is missing, cut short or not one of ours.
+    """
+    folder, paths = Path(folder), []
+    for entry in _index(folder)["shards"]:
+        path = folder / Path(entry["file"]).name
+        if not path.is_file():
+            raise DatasetError(f"{path}: a shard of {folder} is missing; run the command that made the folder again")
+        if path.stat().st_size != entry["bytes"]:
+            raise DatasetError(f"{path}: has {path.stat().st_size} bytes, {INDEX} says {entry['bytes']}; it was changed")
+        paths.append(path)
+    return paths
+
+
+def folder_attrs(folder: str | Path) -> dict[str, Any]:
+    """What holds of the whole folder, as a single file's attributes would: `synthetic`, `source`, ...
+
+    Raises:
+        DatasetError: the folder is unfinished or its index cannot be read.
+    """
+    return _index(Path(folder))["attrs"]
+
+
+def write_shard(folder: Path, shard: int, data: Transitions, attrs: Mapping[str, Any], **notes: Any) -> None:
+    """Writes a shard and then its manifest, each whole or not at all.
+
+    Args:
+        folder: where.
+        shard: its number.
+        data: its rows.
+        attrs: attributes of the file.
+        notes: what else the manifest shall hold, as JSON.
+    """
+    path, manifest = shard_path(folder, shard), manifest_path(folder, shard)
+    manifest.unlink(missing_ok=True)  # an older one must never vouch for the new file
+    with atomic_path(path) as temporary:
+        with h5py.File(temporary, "w") as file:
+            write_attrs(file, dict(attrs))
+            for name, column in vars(data).items():
+                if column is not None:
+                    file.create_dataset(name, data=column)
+        entry = {"file": path.name, "rows": len(data), "bytes": temporary.stat().st_size, "sha256": sha256(temporary)}
+    write_json(manifest, {**entry, **notes})
+
+
+def read_manifest(folder: Path, shard: int) -> dict[str, Any] | None:
+    """A shard's manifest; None where there is none that can be read."""
+    try:
+        manifest = json.loads(manifest_path(folder, shard).read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    return manifest if isinstance(manifest, dict) else None
+
+
+def is_intact(folder: Path, manifest: Mapping[str, Any]) -> bool:
+    """Whether the file that a manifest speaks of has the bytes that it had when it was written."""
+    path = folder / manifest["file"]
+    return path.is_file() and path.stat().st_size == manifest["bytes"] and sha256(path) == manifest["sha256"]
+
+
+def write_index(folder: Path, manifests: Sequence[Mapping[str, Any]], attrs: Mapping[str, Any], **notes: Any) -> None:
+    """Makes a folder whose shards are all there readable as one dataset.
+
+    Args:
+        folder: where the shards are.
+        manifests: of all shards, in order.
+        attrs: what holds of the whole folder.
+        notes: what else the index shall hold, as JSON.
+    """
+    entries = [{key: manifest[key] for key in ("file", "rows", "bytes", "sha256")} for manifest in manifests]
+    head = {"format": FORMAT, "format_version": VERSION, "rows": sum(entry["rows"] for entry in entries)}
+    write_json(folder / INDEX, {**head, **notes, "attrs": dict(attrs), "shards": entries})
+
+
+def shard_path(folder: Path, shard: int) -> Path:
+    """The HDF5 file of a shard."""
+    return folder / f"shard-{shard:05d}.hdf5"
+
+
+def manifest_path(folder: Path, shard: int) -> Path:
+    """The manifest of a shard."""
+    return folder / f"shard-{shard:05d}.json"
+
+
+def sha256(path: Path) -> str:
+    """Checksum of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes JSON that a person can read, whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _index(folder: Path) -> dict[str, Any]:
+    path = folder / INDEX
+    try:
+        index = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        done = len(list(folder.glob("shard-*.json")))
+        raise DatasetError(
+            f"{folder}: no {INDEX}; it has {done} finished shards: run the command that made them again to finish it"
+        ) from error
+    except ValueError as error:
+        raise DatasetError(f"{path}: not JSON ({error})") from error
+    if not isinstance(index, dict) or (index.get("format"), index.get("format_version")) != (FORMAT, VERSION):
+        raise DatasetError(f"{path}: not an index of shards; expected format {FORMAT!r}, format_version {VERSION}")
+    return index
