@@ -34,9 +34,12 @@ def test_labels_become_keys() -> None:
     assert arrows("jump right") == ["ArrowRight", "ArrowUp"]
     assert arrows("action 3") == []
     assert page_keys("D") == ["d"]
+    assert page_keys("fall left") == ["ArrowDown", "ArrowLeft"]
+    assert page_keys("slow right") == page_keys("right 2") == []
     assert idle_action(["left", "No-op", "stand"]) == 1
     assert idle_action(["left", "action 1"]) is None
     assert procgen_combo("right-up") == {"RIGHT", "UP"}
+    assert procgen_combo("slow right") == {"RIGHT"}
     assert procgen_combo("D") == {"D"}
     assert procgen_combo("none") == frozenset()
 

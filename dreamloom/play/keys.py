@@ -9,6 +9,7 @@ ARROWS = {
     "up": "ArrowUp",
     "jump": "ArrowUp",
     "down": "ArrowDown",
+    "fall": "ArrowDown",
     "duck": "ArrowDown",
     "crouch": "ArrowDown",
 }
@@ -30,9 +31,9 @@ def arrows(label: str) -> list[str]:
 def page_keys(label: str) -> list[str]:
     """The keys that play an action on the page: its arrows, or the letter that it is named by, as Procgen's "D" is.
 
-    "right 2" has none: the arrow is for the plain "right", which was named first because it is the surest.
+    "right 2" and "slow right" have none: the arrow is for the plain "right", which was named first because it is the surest.
     """
-    if re.search(r"\d$", label):
+    if re.search(r"\d$|^(slow|fast) ", label):
         return []
     letter = label.lower()
     return arrows(label) or ([letter] if letter in LETTERS else [])

@@ -8,12 +8,14 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from dreamloom.datasets.clips import ClipSource
@@ -65,12 +67,12 @@ def label_actions(world: Any, data: Path | str, *, clips: int = 256, seed: int =
     source = ClipSource(data, length=16, stride=stride, residence="disk")
     parts = [source.sample(seed, step, 16) for step in range(max(1, clips // 16))]
     latent = torch.cat([_inferred(world, part.frames) for part in parts]).flatten()
+    moved = torch.cat([camera_moves(part.frames) for part in parts]).numpy()
+    shown = motions_of_moves(moved)
     if names is not None and all(part.actions is not None for part in parts):
         true = torch.cat([part.actions[:, :-1] for part in parts]).flatten()  # type: ignore[index]
         shown = motions_of_actions(names, game)[true.numpy()]
-    else:
-        shown = np.concatenate([motions_of_frames(part.frames) for part in parts])
-    return name_actions(latent.numpy(), shown, int(world.action_space.n), upward="jump" if game in _PLATFORMERS else "up")
+    return name_actions(latent.numpy(), shown, moved, int(world.action_space.n), platformer=game in _PLATFORMERS)
 
 
 @torch.no_grad()
@@ -91,59 +93,92 @@ def motions_of_actions(names: Sequence[str], game: str | None = None) -> np.ndar
     return np.array([[motion in said for motion in MOTIONS] for said in spoken])
 
 
-def motions_of_frames(frames: UInt8[Tensor, "b t c h w"], *, least: float = 1.0) -> np.ndarray:
-    """(b (t-1), motions) bool: where the camera went between neighbouring frames.
-
-    The picture's content moves left when one goes right, and down when one jumps.
+def motions_of_moves(moved: Float[np.ndarray, "n 2"], *, least: float = 1.0) -> Bool[np.ndarray, "n motions"]:
+    """Which of `MOTIONS` the picture shows; see `camera_moves`.
 
     Args:
-        frames: clips.
-        least: pixels of shift that count as motion.
+        moved: pixels (up, right).
+        least: pixels that count as motion.
     """
-    down, right = global_shift(frames[:, :-1].flatten(0, 1), frames[:, 1:].flatten(0, 1)).unbind(-1)
-    moved = torch.stack([right <= -least, right >= least, down >= least, down <= -least], -1)
-    still = ~moved.any(-1, keepdim=True)
-    return torch.cat([moved, still, torch.zeros_like(still)], -1).numpy()
+    up, right = moved.T
+    ways = np.stack([right >= least, right <= -least, up >= least, up <= -least], -1)
+    still = ~ways.any(-1, keepdims=True)
+    return np.concatenate([ways, still, np.zeros_like(still)], -1)
 
 
-def global_shift(before: UInt8[Tensor, "n c h w"], after: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n 2"]:
-    """How far the picture as a whole moved, pixels (down, right), by phase correlation (Kuglin & Hines 1975)."""
+def camera_moves(frames: UInt8[Tensor, "b t c h w"]) -> Float[Tensor, "m 2"]:
+    """How far the camera went between neighbouring frames, pixels (up, right), (b (t-1), 2).
+
+    The picture's content goes the other way. Block matching: of all shifts by up to a fifth of the picture the one that leaves
+    the least difference, the smallest one where several do. (Phase correlation takes the player, who stays in the middle, for
+    the picture.)
+    """
+    gray = frames.float().mean(2)
+    scale = max(1, min(gray.shape[-2:]) // 64)  # larger pictures are compared at about 64 pixels
+    gray = F.avg_pool2d(gray, scale)
+    before, after = gray[:, :-1].flatten(0, 1), gray[:, 1:].flatten(0, 1)
     h, w = before.shape[-2:]
-    window = torch.outer(torch.hann_window(h, periodic=False), torch.hann_window(w, periodic=False))
-    x, y = ((f.float().mean(1) - f.float().mean((1, 2, 3))[:, None, None]) * window for f in (before, after))
-    cross = torch.fft.rfft2(y) * torch.fft.rfft2(x).conj()
-    peak = torch.fft.irfft2(cross / cross.abs().clamp_min(1e-6), s=(h, w)).flatten(1).argmax(-1)
-    rows, columns = peak // w, peak % w
-    still = (before == after).flatten(1).all(1)
-    shift = torch.stack([_signed(rows, h), _signed(columns, w)], -1).float()
-    return shift.masked_fill(still[:, None], 0)
+    reach = max(1, min(h, w) // 5)
+    inner = after[:, reach : h - reach, reach : w - reach]
+    least, best = torch.full((len(before),), torch.inf), torch.zeros(len(before), 2)
+    steps = range(-reach, reach + 1)
+    for up, right in sorted(product(steps, steps), key=lambda shift: abs(shift[0]) + abs(shift[1])):
+        shifted = before[:, reach - up : h - reach - up, reach + right : w - reach + right]
+        difference = (shifted - inner).abs().mean((1, 2))
+        better = difference < least
+        least, best[better] = torch.where(better, difference, least), torch.tensor([up, right]).float()
+    return best * scale
 
 
-def _signed(index: Tensor, size: int) -> Tensor:
-    return torch.where(index > size // 2, index - size, index)
-
-
-def name_actions(latent: Int[np.ndarray, "n"], shown: np.ndarray, count: int, *, upward: str = "up") -> list[Label]:
+def name_actions(
+    latent: Int[np.ndarray, "n"],
+    shown: Bool[np.ndarray, "n motions"],
+    moved: Float[np.ndarray, "n 2"],
+    count: int,
+    *,
+    platformer: bool = False,
+) -> list[Label]:
     """Labels from pairs of a latent action and the motions shown with it.
 
     Each action takes the motion with the largest p log(p / prior), and a second one of another axis ("jump right") where that
     is as clear. An action with less than 0.5% of the frames, or that makes no motion 1.2 times likelier or three quarters
-    sure, stays "action k".
+    sure, stays "action k"; so do all where nearly every frame shows the same. Of actions with one name the surest keeps it;
+    how the picture moves tells the others apart: "fall left", "slow right"; else a number does.
 
     Args:
         latent: inferred actions.
-        shown: (n, motions) bool.
+        shown: motions.
+        moved: how the camera went, pixels (up, right).
         count: number of latent actions.
-        upward: what to call going up, e.g. "jump".
+        platformer: whether there is gravity: up is "jump", down is "fall".
     """
     prior = shown.mean(0)
     labels = [_label(k, shown[latent == k], prior, len(latent)) for k in range(count)]
+    plain: dict[str, int] = {}
     seen: Counter[str] = Counter()
-    for k in sorted(range(count), key=lambda k: -labels[k].confidence):  # the surest one goes without a number
-        name = " ".join(upward if word == "up" else word for word in labels[k].name.split())
+    for k in sorted(range(count), key=lambda k: -labels[k].confidence):
+        name = labels[k].name
+        first = plain.setdefault(name, k)
+        if first != k:
+            name = _told_apart(name, moved[latent == k], moved[latent == first])
+        if platformer:
+            name = " ".join({"up": "jump", "down": "fall"}.get(word, word) for word in name.split())
         seen[name] += 1
         labels[k] = replace(labels[k], name=name if seen[name] == 1 else f"{name} {seen[name]}")
     return labels
+
+
+def _told_apart(name: str, moved: np.ndarray, plain: np.ndarray) -> str:
+    """A name that says what differs from the plain action of that name: the other axis, or the speed."""
+    words = [MOTIONS.index(word) for word in name.split()]
+    if words[0] > 3:
+        return name
+    p = motions_of_moves(moved).mean(0)
+    other = _second(words[0], p, np.full(len(p), np.inf))
+    if len(words) == 1 and other is not None:
+        return _joined(words[0], other)
+    speed, usual = (float(np.linalg.norm(np.median(pixels, 0))) for pixels in (moved, plain))
+    return f"slow {name}" if speed < 0.5 * usual else f"fast {name}" if speed > 2 * usual > 0 else name
 
 
 def _label(k: int, shown: np.ndarray, prior: np.ndarray, total: int) -> Label:
@@ -153,11 +188,16 @@ def _label(k: int, shown: np.ndarray, prior: np.ndarray, total: int) -> Label:
     lift = p / np.maximum(prior, 1e-6)
     gain = p * np.log(np.maximum(lift, 1e-6))
     best = int(gain.argmax())
-    if lift[best] < 1.2 and p[best] < 0.75:
+    if (lift[best] < 1.2 and p[best] < 0.75) or prior[best] > 0.95:
         return Label(f"action {k}")
     second = _second(best, p, lift)
-    name = MOTIONS[best] if second is None else " ".join(MOTIONS[i] for i in sorted((best, second), reverse=True))
+    name = MOTIONS[best] if second is None else _joined(best, second)
     return Label(name, float(p[best]), float(lift[best]))
+
+
+def _joined(best: int, second: int) -> str:
+    """ "jump right", not "right jump"."""
+    return " ".join(MOTIONS[i] for i in sorted((best, second), reverse=True))
 
 
 def _second(best: int, p: np.ndarray, lift: np.ndarray) -> int | None:
