@@ -7,6 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from dreamloom.datasets.clips import ClipSource
+from dreamloom.datasets.lazy import as_lazy, joined, picked
 from dreamloom.datasets.store import DatasetError, episode_bounds, open_dataset, write_attrs
 
 ROWS = 5
@@ -56,15 +58,21 @@ def test_a_pickled_dataset_opens_the_file_again(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"observations": None}, ["no array `observations`", "uint8 (N, h, w, 3)", "`rewards`"]),
-        ({"observations": np.zeros((ROWS, 17), np.float32)}, ["`observations` is float32 (5, 17)", "uint8 (N, h, w, 3)"]),
+        ({"observations": None}, ["no array `observations`", "numbers (N, o)", "uint8 (N, h, w, 3)", "`rewards`"]),
+        ({"observations": np.zeros((ROWS, 2, 2), np.float32)}, ["`observations` is float32 (5, 2, 2)", "uint8 (N, h, w, 3)"]),
+        ({"observations": np.zeros((ROWS, 3, 8, 8), np.uint8)}, ["`observations` is uint8 (5, 3, 8, 8)"]),
         ({"observations": np.uint8(1)}, ["`observations` is uint8 ()"]),
+        ({"observations": np.array([b"a"] * ROWS)}, ["`observations` is |S1 (5,)"]),
         ({"actions": np.zeros(ROWS, np.float32)}, ["`actions` is float32 (5,)", "integers (N,) or floats (N, a)"]),
         ({"actions": np.zeros((ROWS, 2), np.int64)}, ["`actions` is int64 (5, 2)"]),
         ({"actions": np.zeros(ROWS + 1, np.int64)}, ["`actions` has 6 rows, `observations` has 5"]),
-        ({"rewards": np.zeros((ROWS, 1), np.float32)}, ["`rewards` is float32 (5, 1)", "floats (N,)"]),
+        ({"rewards": np.zeros((ROWS, 2), np.float32)}, ["`rewards` is float32 (5, 2)", "numbers (N,) or (N, 1)"]),
         ({"terminals": None}, ["no array `terminals`", "bool (N,)"]),
-        ({"timeouts": np.zeros(ROWS, np.float32)}, ["`timeouts` is float32 (5,)", "bool (N,)"]),
+        ({"timeouts": np.zeros((ROWS, 2), bool)}, ["`timeouts` is bool (5, 2)", "bool (N,)"]),
+        (
+            {"next_observations": np.zeros((ROWS, 4))},
+            ["`next_observations` is float32 (5, 4)", "`observations` is uint8 (5, 8"],
+        ),
         ({"infos/level_seed": np.zeros(2)}, ["`infos/level_seed` has 2 rows"]),
         ({"infos/level_seed": None, "infos/deep/er": np.zeros(ROWS)}, ["no array `infos/deep`"]),
         ({"infos/level_seed": None, "infos": np.zeros(ROWS)}, ["`infos` is an array, expected a group"]),
@@ -76,6 +84,46 @@ def test_a_malformed_file_is_named_with_key_and_both_shapes(tmp_path, changes, w
         open_dataset(path)
     for word in [str(path), *words]:
         assert word in str(error.value)
+
+
+def test_a_flag_that_is_neither_0_nor_1_is_named_when_it_is_read(tmp_path):
+    data = open_dataset(write(tmp_path / "bad.hdf5", terminals=np.array([0, 1, 0, 0.5, 1])))
+    assert data.terminals[:3].tolist() == [False, True, False]
+    with pytest.raises(DatasetError, match=r"bad.hdf5: `terminals` is 0.5 in row 3, expected 0 or 1"):
+        data.terminals[:]
+
+
+def test_frames_are_asked_for_by_name(tmp_path):
+    path = write(tmp_path / "vectors.hdf5", observations=np.zeros((ROWS, 17)))
+    with pytest.raises(DatasetError, match=r"vectors.hdf5: `observations` is float32 \(5, 17\), expected pixels uint8"):
+        _ = open_dataset(path).frames
+    with pytest.raises(DatasetError, match="expected pixels"):
+        ClipSource(path, length=2)
+
+
+@pytest.mark.parametrize("chunks", [None, 2])
+@given(st.data())
+def test_rows_are_picked_as_numpy_picks_them(tmp_path_factory, chunks, choice):
+    values = np.arange(10 * 3, dtype=np.float32).reshape(10, 3)
+    path = tmp_path_factory.mktemp("lazy") / "a.hdf5"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("a", data=values, chunks=None if chunks is None else (chunks, 3))
+        parts = [as_lazy(file["a"]), as_lazy(values[4:]), as_lazy(values[:0])]
+        lazy, whole = joined(parts), np.concatenate([values, values[4:]])
+        number = st.integers(-16, 15)
+        bounds = st.none() | st.integers(-20, 20)
+        step = st.sampled_from([None, 1, 3, -1, -2])
+        rows = choice.draw(
+            number
+            | st.builds(slice, bounds, bounds, step)
+            | st.lists(number).map(lambda r: np.array(r, int))
+            | arrays(bool, 16)
+        )
+        np.testing.assert_array_equal(lazy[rows], whole[rows])
+        np.testing.assert_array_equal(lazy[rows, ..., 1], whole[rows, ..., 1])
+        some = np.flatnonzero(choice.draw(arrays(bool, 16)))
+        inner = choice.draw(st.builds(slice, bounds, bounds))
+        np.testing.assert_array_equal(picked(lazy, some)[inner], whole[some][inner])
 
 
 def test_files_that_are_no_hdf5_at_all(tmp_path):

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-import h5py
 import numpy as np
 import torch
 from einops import rearrange
@@ -14,6 +13,7 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 from tqdm import tqdm
 
+from dreamloom.datasets.lazy import LazyArray
 from dreamloom.datasets.store import open_dataset
 from dreamloom.datasets.types import Clip
 
@@ -59,7 +59,7 @@ class Frames(Protocol):
 class MemoryFrames:
     """All frames in one tensor, in RAM or on a device."""
 
-    def __init__(self, dataset: h5py.Dataset, device: torch.device | str):
+    def __init__(self, dataset: LazyArray, device: torch.device | str):
         n, h, w, c = dataset.shape
         self.frames = torch.empty((n, c, h, w), dtype=torch.uint8, device=device)
         rows = max(1, 2**26 // (h * w * c))
@@ -86,10 +86,10 @@ class DiskFrames:
     def __getstate__(self) -> dict:
         return {"path": self.path, "_owner": None}
 
-    def _opened(self) -> np.ndarray | h5py.Dataset:
+    def _opened(self) -> np.ndarray | LazyArray:
         if self._owner != os.getpid():
-            frames = open_dataset(self.path).observations
-            offset = frames.id.get_offset()  # None where chunked or compressed
+            frames = open_dataset(self.path).frames
+            offset = frames.offset  # None where chunked, compressed or in several files
             self._frames = frames if offset is None else np.memmap(self.path, np.uint8, "r", offset, frames.shape)
             self._owner = os.getpid()
         return self._frames
@@ -113,7 +113,7 @@ class ClipSource:
     A batch is a pure function of (seed, step, batch_size * world_size); a rank takes its slice of it.
 
     Args:
-        path: HDF5 file (docs/data.md) with pixel `observations`.
+        path: dataset (docs/data.md) with pixel `observations`.
         length: frames of a window.
         stride: rows from one frame to the next; the actions of rows between are not kept.
         residence: where the frames live: on `device`, in RAM, or in the file; "auto" takes the first that they fit in.
@@ -141,9 +141,9 @@ class ClipSource:
             self.windows = _windows(*data.episodes, (length - 1) * stride + 1, self.path)
             levels, firsts = data.infos.get("level_seed"), self.windows.firsts
             self._groups = firsts if levels is None else levels[:][firsts]
-            self.residence = _fitting(data.observations.nbytes, device, processes) if residence == "auto" else residence
+            self.residence = _fitting(data.frames.nbytes, device, processes) if residence == "auto" else residence
             home = device if self.residence == "device" else "cpu"
-            self._frames: Frames = DiskFrames(self.path) if self.residence == "disk" else MemoryFrames(data.observations, home)
+            self._frames: Frames = DiskFrames(self.path) if self.residence == "disk" else MemoryFrames(data.frames, home)
             columns = {"actions": data.actions, "rewards": data.rewards, "terminals": data.terminals}
             self._columns = {
                 name: torch.from_numpy(column[:]).to(home) for name, column in columns.items() if column is not None

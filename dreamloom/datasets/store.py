@@ -1,6 +1,7 @@
-"""Reading one recorded file: D4RL's flat HDF5 names with pixels as observations (the layout is docs/data.md)."""
+"""Reading a dataset, whatever its format: D4RL's flat names (docs/data.md), from rows that stay on disk until sliced."""
 
 import json
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -8,42 +9,49 @@ from typing import Any
 import h5py
 import numpy as np
 
+from dreamloom.datasets.columns import PIXELS, DatasetError, is_pixels
+from dreamloom.datasets.lazy import LazyArray
+
+__all__ = ["FORMAT", "FORMAT_VERSION", "Dataset", "DatasetError", "episode_bounds", "open_dataset", "write_attrs"]
+
 FORMAT = "dreamloom"
 FORMAT_VERSION = 1
 
 
-class DatasetError(ValueError):
-    """A file that is not a dataset, or not a whole one; the message names the file and the key."""
-
-
 class Dataset:
-    """An open file; every array is read from disk only where it is sliced.
+    """An open dataset; every array is read from disk only where it is sliced, and has one form whatever the file holds.
 
     Attributes:
-        path: the file.
-        observations: (N, h, w, 3) uint8; frame i.
-        actions: (N,) integers or (N, a) floats, taken at frame i; None for unlabelled video.
+        ref: what was opened, e.g. "minari:cheetah/synth-v0".
+        path: the file or folder.
+        observations: (N, o) float32, or frames (N, h, w, c) uint8; what was seen in row i.
+        actions: (N,) int64 or (N, a) float32, taken at observation i; None for unlabelled video.
         rewards: (N,) float32, earned by action i; None for unlabelled video.
         terminals: (N,) bool; action i ended the MDP.
         timeouts: (N,) bool; the episode ended after row i for another reason.
+        next_observations: like `observations`, what followed row i; None where that is row i + 1.
+        next_known: (N,) bool, False where `next_observations` does not hold what followed; None where all are known.
         infos: name -> array of N rows, e.g. `level_seed`.
         attrs: the file's attributes; those that hold JSON are decoded.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self._file = _open(self.path)
-        self.attrs = {name: _decode(value) for name, value in self._file.attrs.items()}
-        self._check_version()
-        self.observations = self._array("observations", "uint8 (N, h, w, 3)", _is_pixels)
-        self.actions = self._array("actions", "integers (N,) or floats (N, a)", _is_actions, required=False)
-        self.rewards = self._array("rewards", "floats (N,)", _is_floats, required=False)
-        self.terminals = self._array("terminals", "bool (N,)", _is_flags)
-        self.timeouts = self._array("timeouts", "bool (N,)", _is_flags)
-        infos = self._file.get("infos", {})
-        if isinstance(infos, h5py.Dataset):
-            raise DatasetError(f"{self.path}: `infos` is an array, expected a group of arrays with N rows")
-        self.infos = {name: self._array(f"infos/{name}", "an array of N rows", lambda _: True) for name in infos}
+    def __init__(
+        self,
+        path: str | Path,
+        columns: Mapping[str, LazyArray],
+        *,
+        infos: Mapping[str, LazyArray] | None = None,
+        attrs: Mapping[str, Any] | None = None,
+        close: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.path, self.ref = Path(path), str(path)
+        self.observations, self.terminals = columns["observations"], columns["terminals"]
+        self.timeouts = columns["timeouts"]
+        self.actions, self.rewards = columns.get("actions"), columns.get("rewards")
+        self.next_observations, self.next_known = columns.get("next_observations"), columns.get("next_known")
+        self.infos, self.attrs = dict(infos or {}), dict(attrs or {})
+        self.max_episode_steps: int | None = None
+        self._close = close
 
     def __len__(self) -> int:
         return len(self.observations)
@@ -56,11 +64,11 @@ class Dataset:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A worker process opens the file for itself: HDF5 handles do not survive a fork or a pickle.
-        return Dataset, (self.path,)
+        return _reopen, (self.ref, self.max_episode_steps)
 
     def close(self) -> None:
         """Closes the file; the arrays cannot be read afterwards."""
-        self._file.close()
+        self._close()
 
     @cached_property
     def episodes(self) -> tuple[np.ndarray, np.ndarray]:
@@ -69,6 +77,18 @@ class Dataset:
         An episode ends after a row that is terminal or timed out, and at the end of the file.
         """
         return episode_bounds(self.terminals[:] | self.timeouts[:])
+
+    @property
+    def frames(self) -> LazyArray:
+        """The observations of a dataset of pictures.
+
+        Raises:
+            DatasetError: the observations are no pictures.
+        """
+        if not is_pixels(self.observations) or self.observations.shape[-1] != 3:
+            seen = f"{self.observations.dtype} {self.observations.shape}"
+            raise DatasetError(f"{self.ref}: `observations` is {seen}, expected pixels {PIXELS}")
+        return self.observations
 
     @property
     def fps(self) -> float:
@@ -80,35 +100,37 @@ class Dataset:
         """A name for each discrete action, where the file holds them."""
         return self.attrs.get("action_names")
 
-    def _array(self, key: str, expected: str, fits: Any, required: bool = True) -> Any:
-        array = self._file.get(key)
-        if array is None and not required:
-            return None
-        if not isinstance(array, h5py.Dataset):
-            raise DatasetError(f"{self.path}: no array `{key}`; expected {expected}. It holds {_keys(self._file)}")
-        if not array.ndim or not fits(array):
-            raise DatasetError(f"{self.path}: `{key}` is {array.dtype} {array.shape}, expected {expected}")
-        rows = len(self._file["observations"])
-        if len(array) != rows:
-            raise DatasetError(f"{self.path}: `{key}` has {len(array)} rows, `observations` has {rows}")
-        return array
 
-    def _check_version(self) -> None:
-        version = self.attrs.get("format_version", FORMAT_VERSION)
-        if version != FORMAT_VERSION:
-            raise DatasetError(f"{self.path}: format_version {version}; this version reads {FORMAT_VERSION}")
-
-
-def open_dataset(path: str | Path) -> Dataset:
-    """Opens a recorded file for reading.
+def open_dataset(ref: str | Path, *, max_episode_steps: int | None = None) -> Dataset:
+    """Opens a dataset for reading.
 
     Args:
-        path: an HDF5 file as docs/data.md describes it.
+        ref: an HDF5 file (ours, or any of D4RL's), a folder of shards, an `.npz` of transitions, `minari:NAME` (or a Minari
+            folder), or `d4rl:NAME`, which is fetched once.
+        max_episode_steps: the environment's step limit, for a D4RL file without `timeouts`.
 
     Raises:
-        DatasetError: not a readable HDF5 file, or an array is missing, of another kind or of another length.
+        DatasetError: not a readable dataset, or an array is missing, of another kind or of another length.
     """
-    return Dataset(path)
+    data = _opener(str(ref))(max_episode_steps)
+    data.ref, data.max_episode_steps = str(ref), max_episode_steps
+    return data
+
+
+def _reopen(ref: str, max_episode_steps: int | None) -> Dataset:
+    return open_dataset(ref, max_episode_steps=max_episode_steps)
+
+
+def _opener(ref: str) -> Callable[[int | None], Dataset]:
+    """The reader of a format. Readers import this module, and some of them optional packages, so they come in late."""
+    from dreamloom.datasets import hdf5
+
+    path = Path(ref)
+    if not path.exists():
+        raise DatasetError(f"{path}: no such file")
+    if path.is_dir():
+        raise DatasetError(f"{path}: is a folder; expected one HDF5 file")
+    return lambda limit: hdf5.open_hdf5(path, max_episode_steps=limit)
 
 
 def episode_bounds(ends_after: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -120,50 +142,7 @@ def episode_bounds(ends_after: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([np.zeros(min(1, len(ends)), np.int64), ends[:-1]]), ends
 
 
-def write_attrs(file: h5py.File, attrs: dict[str, Any]) -> None:
+def write_attrs(file: h5py.File, attrs: Mapping[str, Any]) -> None:
     """Writes the attributes of a new file; lists and tables become JSON text."""
     for name, value in {"format": FORMAT, "format_version": FORMAT_VERSION, **attrs}.items():
         file.attrs[name] = json.dumps(value) if isinstance(value, list | dict) else value
-
-
-def _open(path: Path) -> h5py.File:
-    if not path.exists():
-        raise DatasetError(f"{path}: no such file")
-    if path.is_dir():
-        raise DatasetError(f"{path}: is a folder; expected one HDF5 file")
-    try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        raise DatasetError(f"{path}: not a whole HDF5 file ({error})") from error
-
-
-def _decode(value: Any) -> Any:
-    """HDF5 attributes hold text and numbers; our lists and tables are JSON text."""
-    if isinstance(value, bytes):
-        value = value.decode()
-    if isinstance(value, str) and value[:1] in ("[", "{"):
-        try:
-            return json.loads(value)
-        except json.JSONDecodeError:
-            return value
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def _keys(file: h5py.File) -> str:
-    return ", ".join(f"`{key}`" for key in file) or "nothing"
-
-
-def _is_pixels(array: h5py.Dataset) -> bool:
-    return array.dtype == np.uint8 and array.ndim == 4 and array.shape[-1] == 3
-
-
-def _is_actions(array: h5py.Dataset) -> bool:
-    return (array.ndim == 1 and array.dtype.kind in "iu") or (array.ndim == 2 and array.dtype.kind == "f")
-
-
-def _is_floats(array: h5py.Dataset) -> bool:
-    return array.ndim == 1 and array.dtype.kind == "f"
-
-
-def _is_flags(array: h5py.Dataset) -> bool:
-    return array.ndim == 1 and array.dtype == np.bool_

@@ -1,6 +1,6 @@
 """The two shapes of data that everything shares: transitions (rows) and clips (windows of video)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,15 +11,20 @@ from jaxtyping import Bool, Float, Shaped, UInt8
 
 @dataclass(frozen=True)
 class Transitions:
-    """Equal-length arrays with D4RL's names and meaning.
+    """Equal-length arrays with D4RL's names and meaning; `transitions[rows]` are some of them.
 
     Attributes:
-        observations: (N, ...) what was seen; pixels are uint8 (N, h, w, 3).
-        actions: (N, ...) action i is taken at observation i.
+        observations: (N, o) float32, or pixels (N, h, w, c) uint8; what was seen.
+        actions: (N, a) float32 or (N,) int64; action i is taken at observation i.
         rewards: (N,) float32, earned by action i.
-        next_observations: (N, ...) what followed.
+        next_observations: like `observations`, what followed.
         terminals: (N,) bool, the MDP ended (the bootstrap is cut).
         timeouts: (N,) bool, only the episode ended.
+        next_known: (N,) bool, False where the source does not hold what followed (the terminal row of a D4RL file):
+            `next_observations` then repeats the row's own observation. None where all are known.
+
+    Raises:
+        ValueError: the arrays differ in length.
     """
 
     observations: np.ndarray
@@ -28,14 +33,36 @@ class Transitions:
     next_observations: np.ndarray
     terminals: np.ndarray
     timeouts: np.ndarray
+    next_known: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        lengths = {name: len(value) for name, value in vars(self).items()}
+        lengths = {name: len(value) for name, value in vars(self).items() if value is not None}
         if len(set(lengths.values())) != 1:
             raise ValueError(f"transitions need arrays of equal length, got {lengths}")
 
     def __len__(self) -> int:
         return len(self.observations)
+
+    def __getitem__(self, rows: slice | np.ndarray | Sequence[int]) -> "Transitions":
+        """Some of the rows: a slice, row numbers in any order, or a mask (N,)."""
+        columns: dict[str, Any] = {name: None if value is None else value[rows] for name, value in vars(self).items()}
+        return Transitions(**columns)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence["Transitions"]) -> "Transitions":
+        """The rows of all parts, in order.
+
+        Raises:
+            ValueError: there is no part, or the parts differ in the shape of a row.
+        """
+        if not parts:
+            raise ValueError("no transitions to concatenate")
+        names = [name for name in vars(parts[0]) if name != "next_known"]
+        columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+        known = None
+        if any(part.next_known is not None for part in parts):
+            known = np.concatenate([np.ones(len(p), bool) if p.next_known is None else p.next_known for p in parts])
+        return cls(**columns, next_known=known)
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ class Episodes:
         chosen = np.resize(random.permutation(fits), count)
         firsts = self.starts[chosen] + random.integers(room[chosen])
         spans = [slice(first, first + (length - 1) * self.stride + 1, self.stride) for first in firsts]
-        frames = np.stack([self.data.observations[span] for span in spans])
+        frames = np.stack([self.data.frames[span] for span in spans])
         actions = None
         if self.data.actions is not None:
             actions = torch.from_numpy(np.stack([self.data.actions[span] for span in spans]))

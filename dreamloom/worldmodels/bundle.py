@@ -131,7 +131,7 @@ def choose_prompts(data: Path, count: int, length: int, stride: int, seed: int) 
     clips = []
     for episode in random.choice(long, count, replace=False):
         first = int(random.integers(starts[episode], (starts[episode] + ends[episode]) // 2 - rows + 1))
-        clips.append(dataset.observations[first : first + rows : stride])
+        clips.append(dataset.frames[first : first + rows : stride])
     return torch.from_numpy(np.stack(clips)).permute(0, 1, 4, 2, 3).contiguous()
 
 

@@ -44,7 +44,7 @@ class Trial:
     sampling: Sampling
 
     def __post_init__(self) -> None:
-        path, frames = self.test.data.path, self.test.data.observations
+        path, frames = self.test.data.path, self.test.data.frames
         if not isinstance(self.world.action_space, gymnasium.spaces.Discrete):
             raise ValueError(f"{self.world.name}: only worlds with discrete actions can be evaluated")
         c, h, w = self.world.frame_shape

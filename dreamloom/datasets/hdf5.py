@@ -1,0 +1,146 @@
+"""HDF5 files with D4RL's flat names: ours, and all the variants that D4RL published.
+
+D4RL leaves out `timeouts` in its older files, where its rule counts the environment's step limit instead. Files that
+`save_dataset` wrote hold closing rows (`Closing`), which say what followed the last row of every run of rows.
+"""
+
+import json
+from collections.abc import Mapping
+from enum import IntFlag
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from dreamloom.datasets.columns import DatasetError, normalized, require_rows
+from dreamloom.datasets.lazy import LazyArray, as_lazy, picked
+from dreamloom.datasets.scores import step_limit
+from dreamloom.datasets.store import FORMAT_VERSION, Dataset, episode_bounds
+
+
+class Closing(IntFlag):
+    """`infos/closing` (N,) uint8: what a row is for. Rows that are 0 are ordinary.
+
+    A closing row is no step: its observation is what followed the row before it, its action is zero, and its timeout makes
+    D4RL's `qlearning_dataset` drop it. So that rule reads the very transitions that were written, even where they are not
+    consecutive (each is then followed by a closing row).
+
+    Attributes:
+        ROW: a closing row.
+        TIMED_OUT: the row before it timed out.
+        UNKNOWN: what followed the row before it is not known; its observation is repeated.
+    """
+
+    ROW = 1
+    TIMED_OUT = 2
+    UNKNOWN = 4
+
+
+def open_hdf5(path: Path, *, max_episode_steps: int | None = None) -> Dataset:
+    """Opens one HDF5 file.
+
+    Args:
+        path: the file.
+        max_episode_steps: after how many rows an episode timed out, for a file without `timeouts`; by default what the file's
+            attribute of that name says, or D4RL's own limit where the file bears the name of one of its datasets or
+            environments. Without any of them episodes end only where they are terminal.
+
+    Raises:
+        DatasetError: not a whole HDF5 file, or a column is missing or malformed.
+    """
+    file = _open(path)
+    try:
+        attrs = _attrs(path, file)
+        columns = normalized(str(path), {key: _held(file[key]) for key in file})
+        infos = _infos(path, file, len(columns["observations"]))
+        if "timeouts" not in columns:
+            limit = max_episode_steps or attrs.get("max_episode_steps") or step_limit(attrs.get("env") or path.stem)
+            columns["timeouts"] = as_lazy(_timeouts(columns["terminals"][:], limit))
+        if "closing" in infos:
+            columns, infos = _without_closing_rows(path, columns, infos)
+    except BaseException:
+        file.close()
+        raise
+    return Dataset(path, columns, infos=infos, attrs=attrs, close=file.close)
+
+
+def _open(path: Path) -> h5py.File:
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        raise DatasetError(f"{path}: not a whole HDF5 file ({error})") from error
+
+
+def _held(item: Any) -> Any:
+    return item if isinstance(item, h5py.Dataset) else None
+
+
+def _infos(path: Path, file: h5py.File, rows: int) -> dict[str, LazyArray]:
+    group = file.get("infos", {})
+    if isinstance(group, h5py.Dataset):
+        raise DatasetError(f"{path}: `infos` is an array, expected a group of arrays with N rows")
+    for name, array in group.items():
+        if not isinstance(array, h5py.Dataset) or not array.ndim:
+            raise DatasetError(f"{path}: no array `infos/{name}`; expected an array of {rows} rows")
+        require_rows(str(path), f"infos/{name}", array, rows)
+    return {name: as_lazy(array) for name, array in group.items()}
+
+
+def _timeouts(terminals: np.ndarray, limit: int | None) -> np.ndarray:
+    """Where D4RL's rule sees a timeout in a file that has no such column: the last row that the step limit allows.
+
+    (Its published loop starts to count at 1 after a terminal row, which would cut the next episode one row too early; this
+    counts from 0 in every episode.)
+    """
+    timeouts = np.zeros(len(terminals), bool)
+    if limit:
+        starts, ends = episode_bounds(terminals)
+        for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+            timeouts[start + limit - 1 : end : limit] = True
+    return timeouts
+
+
+def _without_closing_rows(
+    path: Path, columns: Mapping[str, LazyArray], infos: Mapping[str, LazyArray]
+) -> tuple[dict[str, LazyArray], dict[str, LazyArray]]:
+    """Transitions of a file with closing rows: what follows a row is the row after it, closing or not."""
+    closing = infos["closing"][:]
+    rows = np.flatnonzero(closing == 0)
+    if len(rows) and rows[-1] + 1 == len(closing):
+        raise DatasetError(f"{path}: `infos/closing` is 0 in the last row, expected a closing row after the last transition")
+    after = closing[rows + 1]
+    found = {key: picked(array, rows) for key, array in columns.items()}
+    found["next_observations"] = picked(columns["observations"], rows + 1)
+    found["timeouts"] = as_lazy((after & Closing.TIMED_OUT) > 0)
+    if (after & Closing.UNKNOWN).any():
+        found["next_known"] = as_lazy((after & Closing.UNKNOWN) == 0)
+    return found, {name: picked(array, rows) for name, array in infos.items() if name != "closing"}
+
+
+def _attrs(path: Path, file: h5py.File) -> dict[str, Any]:
+    attrs = {name: _decode(value) for name, value in file.attrs.items()}
+    version = attrs.get("format_version", FORMAT_VERSION)
+    if version != FORMAT_VERSION:
+        raise DatasetError(f"{path}: format_version {version}; this version reads {FORMAT_VERSION}")
+    metadata = file.get("metadata")
+    if isinstance(metadata, h5py.Group):  # D4RL's: the policy's weights, and a few words about it
+        words = {name: _decode(item[()]) for name, item in metadata.items() if isinstance(item, h5py.Dataset) and not item.ndim}
+        attrs |= {"metadata": words} if words else {}
+    return attrs
+
+
+def _decode(value: Any) -> Any:
+    """HDF5 attributes hold text, numbers and arrays; our lists and tables are JSON text."""
+    if isinstance(value, np.generic | np.ndarray):
+        return _decode(value.tolist())
+    if isinstance(value, list):
+        return [_decode(item) for item in value]
+    if isinstance(value, bytes):
+        value = value.decode(errors="replace")
+    if isinstance(value, str) and value[:1] in ("[", "{"):
+        try:
+            return json.loads(value)
+        except json.JSONDecodeError:
+            return value
+    return value
