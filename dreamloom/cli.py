@@ -19,6 +19,7 @@ VERBS = {
     "collect procgen": "dreamloom.datasets.procgen:collect_procgen",
     "collect video": "dreamloom.datasets.video:collect_video",
     "collect gymnasium": "dreamloom.datasets.gymnasium_env:collect_gymnasium",
+    "collect mujoco": "dreamloom.datasets.mujoco:collect_mujoco",
     "data": "dreamloom.datasets.describe:describe",
     "fit": "dreamloom.train.cli:fit",
     "bundle": "dreamloom.worldmodels.bundle:bundle",

@@ -38,6 +38,28 @@ def heldout_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return record(tmp_path_factory.mktemp("data") / "heldout.hdf5", levels="1000:1010")
 
 
+def record_mujoco(path: Path, env: str, **settings: object) -> Path:
+    """Records 2,000 rows of random actions in the real simulator, or skips where MuJoCo is not installed."""
+    if find_spec("mujoco") is None:
+        pytest.skip("MuJoCo is not installed")
+    from dreamloom.datasets.mujoco import collect_mujoco
+
+    collect_mujoco(**{"env": env, "steps": 2000, "policy": "random", "out": path, **settings})
+    return path
+
+
+@pytest.fixture(scope="session")
+def cheetah_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """2,000 rows of HalfCheetah-v5, random actions: two episodes of 1,000 steps, which time out."""
+    return record_mujoco(tmp_path_factory.mktemp("data") / "cheetah.hdf5", "HalfCheetah-v5")
+
+
+@pytest.fixture(scope="session")
+def hopper_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """2,000 rows of Hopper-v5, random actions: about 90 short episodes, all but the last end in a terminal row."""
+    return record_mujoco(tmp_path_factory.mktemp("data") / "hopper.hdf5", "Hopper-v5")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests marked `gpu` run where there is one."""
     skip = pytest.mark.skip(reason="needs a CUDA device")
