@@ -98,7 +98,7 @@ def fit(*arguments: str) -> None:
         dreamloom fit -c recipes/coinrun/tokenizer.yaml --data.path data/coinrun.hdf5 --ckpt_path last
         dreamloom fit -c recipes/coinrun/tokenizer.yaml --print_config
     """
-    _quiet_lightning()
+    quiet_lightning()
     words = _with_packaged_recipes(list(arguments))
     try:
         cli = FitCLI(words)
@@ -132,7 +132,8 @@ def _with_packaged_recipes(words: list[str]) -> list[str]:
     return [str(packaged[word]) if word in packaged and not Path(word).exists() else word for word in words]
 
 
-def _quiet_lightning() -> None:
+def quiet_lightning() -> None:
+    """Leaves out what Lightning tells about itself."""
     for chatty in ("pytorch.utilities.rank_zero", "fabric.utilities.seed"):
         logging.getLogger(f"lightning.{chatty}").setLevel(logging.WARNING)
     # Frozen parts are in eval mode on purpose, and how Lightning calls torch is not the user's concern.
