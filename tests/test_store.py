@@ -3,7 +3,7 @@ import pickle
 import h5py
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -102,6 +102,7 @@ def test_frames_are_asked_for_by_name(tmp_path):
 
 
 @pytest.mark.parametrize("chunks", [None, 2])
+@settings(max_examples=40)
 @given(st.data())
 def test_rows_are_picked_as_numpy_picks_them(tmp_path_factory, chunks, choice):
     values = np.arange(10 * 3, dtype=np.float32).reshape(10, 3)

@@ -3,7 +3,7 @@
 import h5py
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dreamloom.datasets.store import DatasetError, open_dataset
@@ -45,6 +45,7 @@ def kept_by_d4rl(terminals, timeouts, limit=None):
 flags = st.lists(st.tuples(st.booleans(), st.booleans()), max_size=40)
 
 
+@settings(max_examples=40)
 @given(flags, st.integers(1, 50), st.integers(0, 45))
 def test_the_rows_are_those_of_d4rls_rule(tmp_path_factory, pairs, rows, limit):
     terminals, timeouts = (np.array([pair[i] for pair in pairs], bool) for i in (0, 1))
@@ -67,6 +68,7 @@ def test_the_rows_are_those_of_d4rls_rule(tmp_path_factory, pairs, rows, limit):
             np.testing.assert_array_equal(shown, column[:limit])
 
 
+@settings(max_examples=40)
 @given(st.lists(st.booleans(), max_size=40), st.integers(1, 12))
 def test_without_timeouts_the_step_limit_ends_episodes(tmp_path_factory, ended, limit):
     path = write(tmp_path_factory.mktemp("limit") / "a.hdf5", np.array(ended, bool))

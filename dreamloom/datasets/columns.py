@@ -24,6 +24,7 @@ _EXPECTED = {
 }
 _EXPECTED |= {"next_observations": _EXPECTED["observations"]}
 _EXPECTED |= dict.fromkeys(["timeouts", "next_known"], _EXPECTED["terminals"])
+COLUMNS = tuple(_EXPECTED)
 REQUIRED = ("observations", "terminals")
 
 

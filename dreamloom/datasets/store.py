@@ -123,14 +123,27 @@ def _reopen(ref: str, max_episode_steps: int | None) -> Dataset:
 
 def _opener(ref: str) -> Callable[[int | None], Dataset]:
     """The reader of a format. Readers import this module, and some of them optional packages, so they come in late."""
-    from dreamloom.datasets import hdf5
-
     path = Path(ref)
     if not path.exists():
         raise DatasetError(f"{path}: no such file")
     if path.is_dir():
-        raise DatasetError(f"{path}: is a folder; expected one HDF5 file")
-    return lambda limit: hdf5.open_hdf5(path, max_episode_steps=limit)
+        return lambda _: _open_folder(path)
+    if path.suffix == ".npz":
+        from dreamloom.datasets.npz import open_npz
+
+        return lambda _: open_npz(path)
+    from dreamloom.datasets.hdf5 import open_hdf5
+
+    return lambda limit: open_hdf5(path, max_episode_steps=limit)
+
+
+def _open_folder(path: Path) -> Dataset:
+    from dreamloom.datasets.folder import open_folder
+    from dreamloom.datasets.shards import is_shard_folder
+
+    if is_shard_folder(path):
+        return open_folder(path)
+    raise DatasetError(f"{path}: is a folder; expected a file, a folder of shards or a Minari dataset")
 
 
 def episode_bounds(ends_after: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
