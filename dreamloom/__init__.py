@@ -7,8 +7,10 @@ __version__ = "0.1.0"
 
 # Public name -> module that holds it. Imported on first use, so that `import dreamloom` stays light (no torch).
 _LAZY = {
+    "load_upsampler": "dreamloom.diffusion.upsampler",
     "load_world": "dreamloom.worldmodels.bundle",
     "open_dataset": "dreamloom.datasets.store",
+    "save_dataset": "dreamloom.datasets.convert",
 }
 __all__ = [*sorted(_LAZY), "__version__"]
 
