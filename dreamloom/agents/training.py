@@ -1,0 +1,47 @@
+"""The plain training loop; `dreamloom fit` makes the same updates."""
+
+from collections.abc import Callable
+
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import trange
+
+from dreamloom.agents.agent import Agent
+from dreamloom.agents.buffer import Buffer
+
+
+def train(
+    agent: Agent,
+    buffer: Buffer,
+    *,
+    updates: int,
+    batch_size: int = 256,
+    seed: int = 0,
+    progress: bool = True,
+    every: int = 0,
+    callback: Callable[[Agent], object] | None = None,
+) -> dict[str, Float[Tensor, "s"]]:
+    """Trains prepared agents on a buffer; those that have made updates already go on from there.
+
+    Args:
+        agent: prepared agents, on the buffer's device.
+        buffer: the rows.
+        updates: to make.
+        batch_size: rows of an update, for each agent.
+        seed: number of the first agent's seed: agent i has weights, batches and noise of seed `seed + i`.
+        progress: whether a bar is shown.
+        every: updates from one call of `callback` to the next, 0 for none.
+        callback: called with the agent, e.g. to evaluate it.
+
+    Returns:
+        Metrics of the last update, one value an agent.
+    """
+    if agent.updates == 0:
+        agent.reset(seed)
+    agent.horizon = agent.updates + updates
+    metrics: dict[str, Tensor] = {}
+    for _ in trange(updates, desc=type(agent).__name__, disable=not progress):
+        metrics |= agent.update(buffer.sample(batch_size, agent.streams()))
+        if callback is not None and every and agent.updates % every == 0:
+            callback(agent)
+    return metrics

@@ -1,0 +1,184 @@
+"""Returns of trained agents in the real environment."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.vector import SyncVectorEnv
+from jaxtyping import Float
+from matplotlib.figure import Figure
+from torch import Tensor
+from tqdm import tqdm
+
+from dreamloom.agents.agent import Agent, load_agent
+from dreamloom.datasets.atomic import atomic_path
+from dreamloom.datasets.scores import normalized_score, score_constants
+from dreamloom.eval.plots import save_plot
+from dreamloom.eval.provenance import provenance
+
+
+def evaluate_agent(
+    agent: Agent, env_id: str, *, episodes: int = 10, seed: int = 0, progress: bool = False
+) -> Float[np.ndarray, "s episodes"]:
+    """Undiscounted returns of whole episodes under the greedy policies.
+
+    Every agent plays the same episodes: episode j starts from `reset(seed=seed + j)`. All agents act in one batch.
+
+    Args:
+        agent: prepared agents.
+        env_id: a Gymnasium environment with vector observations and continuous actions.
+        episodes: an agent.
+        seed: of the first episode.
+        progress: whether a bar is shown.
+
+    Raises:
+        ValueError: the environment does not exist or does not fit the agents.
+    """
+    envs = _environments(agent, env_id, episodes)
+    space = envs.single_action_space
+    assert isinstance(space, gym.spaces.Box)
+    observations, _ = envs.reset(seed=[seed + j for _ in range(agent.seeds) for j in range(episodes)])
+    returns, running = np.zeros(envs.num_envs), np.ones(envs.num_envs, bool)
+    with tqdm(total=envs.num_envs, desc=f"{env_id} episodes", disable=not progress) as bar:
+        while running.any():
+            actions = _act(agent, observations).clip(space.low, space.high)
+            observations, rewards, terminations, truncations, _ = envs.step(actions)
+            # A finished environment resets itself at its next step and plays on; that no longer counts.
+            returns += rewards * running
+            bar.update(int((running & (terminations | truncations)).sum()))
+            running &= ~(terminations | truncations)
+    envs.close()
+    return returns.reshape(agent.seeds, episodes)
+
+
+def eval_agent(
+    run: str,
+    *,
+    env: str,
+    out: Path,
+    episodes: int = 20,
+    seed: int = 1000,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+) -> dict[str, Any]:
+    """Plays the real environment with trained agents and reports returns and normalised scores.
+
+    The score is the last one: the policy at the end of training, no checkpoint is selected. An agent's return is the mean of
+    its episodes; the interval is Student's t interval of the mean over agents (seeds), at 95%. Scores are normalised by the
+    constants that D4RL publishes, where it has the environment.
+
+    Args:
+        run: folder of a run of `dreamloom fit`, or its checkpoint.
+        env: Gymnasium environment, e.g. HalfCheetah-v5.
+        out: folder for metrics.json and returns.png.
+        episodes: episodes of each agent.
+        seed: of the first episode's start.
+        device: where the policies run; auto is a GPU if there is one.
+
+    Examples:
+        dreamloom eval agent runs/agents/td3_bc/version_0 --env HalfCheetah-v5 --episodes 20 --out reports/td3_bc
+    """
+    if episodes < 1:
+        raise ValueError(f"--episodes must be at least 1, got {episodes}")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    agent = load_agent(run).to(device)
+    returns = evaluate_agent(agent, env, episodes=episodes, seed=seed, progress=True)
+    metrics = {**summary(agent, env, returns), "episode_seed": seed, **provenance(agent.device)}
+    out.mkdir(parents=True, exist_ok=True)
+    with atomic_path(out / "metrics.json") as temporary:
+        temporary.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    save_plot(out / "returns.png", plot_returns(agent, env, returns))
+    print(table(metrics))
+    print(f"wrote {out}/metrics.json and returns.png")
+    return metrics
+
+
+def summary(agent: Agent, env_id: str, returns: Float[np.ndarray, "s episodes"]) -> dict[str, Any]:
+    """What `metrics.json` says of the returns: of all agents together, and of each."""
+    metrics: dict[str, Any] = {
+        "env": env_id,
+        "agent": type(agent).__name__,
+        "checkpoint": "last",
+        "updates": agent.updates,
+        "seeds": [agent.seed + i for i in range(agent.seeds)],
+        "episodes": returns.shape[1],
+        "return": interval(returns.mean(1)),
+        "returns": returns.tolist(),
+    }
+    if score_constants(env_id):
+        scores = np.asarray(normalized_score(env_id, returns.mean(1)))
+        metrics |= {"score": interval(scores), "scores": scores.tolist()}
+    return metrics
+
+
+def interval(values: Sequence[float] | Float[np.ndarray, "s"]) -> dict[str, float | None]:
+    """Mean over seeds and Student's t interval at 95%; one seed has none."""
+    from scipy.stats import t
+
+    mean, n = float(np.mean(values)), len(values)
+    if n == 1:
+        return {"mean": mean, "low": None, "high": None}
+    half = float(t.ppf(0.975, n - 1) * np.std(values, ddof=1) / n**0.5)
+    return {"mean": mean, "low": mean - half, "high": mean + half}
+
+
+def table(metrics: dict[str, Any]) -> str:
+    """Rows of text: the mean over agents, then each agent."""
+    scored = "score" in metrics
+    lines = [f"{metrics['agent']} after {metrics['updates']} updates (last score), {metrics['env']}"]
+    lines += ["", "| seed | episodes | return | normalised |", "|-|-|-|-|"]
+    for i, seed in enumerate(metrics["seeds"]):
+        score = f"{metrics['scores'][i]:.1f}" if scored else "-"
+        lines.append(f"| {seed} | {metrics['episodes']} | {np.mean(metrics['returns'][i]):.1f} | {score} |")
+    score = _span(metrics["score"]) if scored else "-"
+    lines.append(
+        f"| mean, 95% interval | {metrics['episodes'] * len(metrics['seeds'])} | {_span(metrics['return'])} | {score} |"
+    )
+    return "\n".join(lines)
+
+
+def plot_returns(agent: Agent, env_id: str, returns: Float[np.ndarray, "s episodes"]) -> Figure:
+    """Every episode a dot, every agent's mean a line."""
+    figure = Figure(figsize=(1.6 + 0.6 * max(4, len(returns)), 3.8), layout="constrained")
+    panel = figure.subplots()
+    for i, episodes in enumerate(returns):
+        panel.scatter(np.full(len(episodes), i), episodes, s=12, alpha=0.5, color="#1f77b4")
+        panel.hlines(episodes.mean(), i - 0.3, i + 0.3, color="#d62728")
+    panel.set_xticks(range(len(returns)), [str(agent.seed + i) for i in range(len(returns))])
+    panel.set(xlabel="seed", ylabel="return of an episode", title=f"{type(agent).__name__}, {env_id}")
+    panel.grid(alpha=0.3, axis="y")
+    return figure
+
+
+def _environments(agent: Agent, env_id: str, episodes: int) -> SyncVectorEnv:
+    try:
+        envs = gym.make_vec(env_id, num_envs=agent.seeds * episodes, vectorization_mode="sync")
+    except gym.error.Error as error:
+        raise ValueError(f"environment {env_id!r}: {error}") from error
+    seen, actions = envs.single_observation_space, envs.single_action_space
+    sizes = len(agent.observation_mean), len(agent.action_low)
+    fits = isinstance(seen, gym.spaces.Box) and isinstance(actions, gym.spaces.Box)
+    if not fits or (seen.shape, actions.shape) != ((sizes[0],), (sizes[1],)):
+        raise ValueError(
+            f"{env_id} has observations {seen} and actions {actions}; "
+            f"the agents were trained on observations ({sizes[0]},) and continuous actions ({sizes[1]},)"
+        )
+    assert isinstance(envs, SyncVectorEnv)
+    return envs
+
+
+def _act(agent: Agent, observations: np.ndarray) -> np.ndarray:
+    """Actions for environments in order of agents."""
+    rows = torch.from_numpy(observations.astype(np.float32)).to(agent.device)
+    actions: Tensor = agent.act(rows.unflatten(0, (agent.seeds, -1)))
+    return actions.flatten(0, 1).cpu().numpy()
+
+
+def _span(values: dict[str, Any]) -> str:
+    if values["low"] is None:
+        return f"{values['mean']:.1f} (one seed: no interval)"
+    return f"{values['mean']:.1f} [{values['low']:.1f}, {values['high']:.1f}]"
