@@ -7,6 +7,7 @@ shard is there, lists them in order.
 
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -82,6 +83,8 @@ def write_shard(folder: Path, shard: int, data: Transitions, attrs: Mapping[str,
     """
     path, manifest = shard_path(folder, shard), manifest_path(folder, shard)
     manifest.unlink(missing_ok=True)  # an older one must never vouch for the new file
+    for left in folder.glob(f".{path.stem}.*.tmp.*"):  # by a run that was killed
+        left.unlink(missing_ok=True)
     with atomic_path(path) as temporary:
         with h5py.File(temporary, "w") as file:
             write_attrs(file, dict(attrs))
@@ -90,6 +93,24 @@ def write_shard(folder: Path, shard: int, data: Transitions, attrs: Mapping[str,
                     file.create_dataset(name, data=column)
         entry = {"file": path.name, "rows": len(data), "bytes": temporary.stat().st_size, "sha256": sha256(temporary)}
     write_json(manifest, {**entry, **notes})
+
+
+def missing_shards(folder: Path, plan: Plan) -> list[int]:
+    """Numbers of the shards that are still to be made; warns of each whose file is not what its manifest says."""
+    missing = []
+    for shard in range(plan.shards):
+        manifest = read_manifest(folder, shard) or {}
+        fits = manifest.get("generated") == len(plan.rows_of(shard))
+        if fits and not is_intact(folder, manifest):
+            warnings.warn(f"{shard_path(folder, shard)} is not what its manifest says: it is made again", stacklevel=2)
+            fits = False
+        missing += [] if fits else [shard]
+    return missing
+
+
+def shard_numbers(folder: Path) -> list[int]:
+    """Numbers of the shards that have a manifest, in order."""
+    return sorted(int(path.stem.removeprefix("shard-")) for path in folder.glob("shard-*.json"))
 
 
 def read_manifest(folder: Path, shard: int) -> dict[str, Any] | None:
