@@ -5,7 +5,7 @@ of Gymnasium whose observation holds the simulator's state: positions, of which 
 in the world, which the dynamics do not depend on), then velocities.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -29,7 +29,7 @@ class DynamicsError:
     """What the simulator says of n rows.
 
     Attributes:
-        observation: (n,) mean over the state's dimensions of ((s' - s'_simulated) / sd)^2.
+        observation: (n,) mean over the state's dimensions of ((s' - s'_simulated) / sd)^2; NaN where s' is not known.
         reward: (n,) ((r - r_simulated) / sd)^2.
         terminals: (n,) bool, the rows' own.
         simulated_terminals: (n,) bool, where the simulator ends the episode.
@@ -50,7 +50,7 @@ class DynamicsError:
         ends the episode, those that say so. None where there is no such row. `left_out` is the share of invalid rows.
         """
         own, simulated = self.terminals[self.valid], self.simulated_terminals[self.valid]
-        errors = self.observation[self.valid]
+        errors = self.observation[self.valid & ~np.isnan(self.observation)]
         return {
             "mse": _mean(errors),
             "median": float(np.median(errors)) if len(errors) else None,
@@ -64,7 +64,13 @@ class DynamicsError:
         }
 
 
-def dynamics_error(env_id: str, transitions: Transitions, *, scale: Transitions | None = None) -> DynamicsError:
+def dynamics_error(
+    env_id: str,
+    transitions: Transitions,
+    *,
+    scale: Transitions | None = None,
+    env_kwargs: Mapping[str, Any] | None = None,
+) -> DynamicsError:
     """Steps the real simulator from each row's state with its action (some thousand rows a second).
 
     Actions are taken as they are; MuJoCo itself clamps them to the actuators' range.
@@ -74,14 +80,15 @@ def dynamics_error(env_id: str, transitions: Transitions, *, scale: Transitions 
         transitions: rows of that environment, of any origin.
         scale: rows whose standard deviations errors are divided by; real ones, so that errors compare. By default
             `transitions` itself.
+        env_kwargs: settings of the environment.
 
     Raises:
         NotMeasurableError: no MuJoCo environment, or its observation does not hold the state.
         ValueError: no such environment, or its observations or actions have another shape.
     """
     scale = transitions if scale is None else scale
-    with _quiet():
-        simulator = Simulator(env_id)
+    with quiet_mujoco():
+        simulator = Simulator(env_id, env_kwargs or {})
         simulator.check(transitions)
         return simulator.errors(transitions, scale)
 
@@ -96,11 +103,11 @@ class Simulator:
         limit: (v,) absolute value that each observed velocity is clipped to; inf where it is not.
     """
 
-    def __init__(self, env_id: str) -> None:
+    def __init__(self, env_id: str, env_kwargs: Mapping[str, Any]) -> None:
         self.env_id = env_id
         try:
-            env: Any = gymnasium.make(env_id)
-        except gymnasium.error.Error as error:
+            env: Any = gymnasium.make(env_id, **env_kwargs)
+        except (gymnasium.error.Error, TypeError) as error:
             raise ValueError(f"environment {env_id!r}: {error}") from error
         self.env = env.unwrapped
         if not all(hasattr(self.env, name) for name in ("set_state", "model", "data", "_get_obs")):
@@ -122,11 +129,12 @@ class Simulator:
         state = slice(0, self.positions + self.velocities)
         outcomes = list(self._steps(transitions))
         after, rewards, terminals, stable = (np.array(column) for column in zip(*outcomes, strict=True))
+        known = np.ones(len(after), bool) if transitions.next_known is None else transitions.next_known
         off = (after - transitions.next_observations)[:, state] / spread(scale.next_observations)[state]
         velocity = np.abs(transitions.observations[:, self.positions : state.stop])
         clipped = (velocity >= _NEAR_LIMIT * self.limit).any(1)
         return DynamicsError(
-            observation=np.square(off).mean(1),
+            observation=np.where(known, np.square(off).mean(1), np.nan),
             reward=np.square((rewards - transitions.rewards) / spread(scale.rewards)),
             terminals=transitions.terminals.astype(bool),
             simulated_terminals=terminals,
@@ -171,7 +179,7 @@ class Simulator:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_mujoco() -> Iterator[None]:
     """Without MuJoCo's messages, of which it also leaves a log file in the current folder; `step` counts what matters."""
     try:
         import mujoco
