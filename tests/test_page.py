@@ -123,7 +123,7 @@ def test_two_arrows_are_one_action_and_holding_repeats(page: Page) -> None:
     assert page.page.locator(".action.on b").all_inner_texts() == ["right"]
     keyboard.up("ArrowRight")
     assert page.page.locator(".action.on").count() == 0
-    page.page.wait_for_function("document.getElementById('latency').textContent.includes('/')")
+    page.page.wait_for_function("() => document.getElementById('latency').textContent.includes('/')")
     assert float(page.text("#latency").split("/")[0]) > 0
 
 
@@ -131,7 +131,7 @@ def test_buttons_have_label_key_and_thumbnail_and_act_while_pressed(page: Page, 
     assert page.page.locator(".action b").all_inner_texts() == list(LABELS)
     assert page.page.locator(".action kbd").all_inner_texts() == ["←", "→", "↑", "→↑", "↓", "6"]
     page.page.wait_for_function(
-        "[...document.querySelectorAll('.action canvas')].every(c => c.getContext('2d').getImageData(5, 5, 1, 1).data[3])"
+        "() => [...document.querySelectorAll('.action canvas')].every(c => c.getContext('2d').getImageData(5, 5, 1, 1).data[3])"
     )
     page.pause()
     shown = page.after(lambda: page.page.locator(".action", has_text="down").click())
