@@ -28,6 +28,7 @@ VERBS = {
     "eval world": "dreamloom.eval.world:eval_world",
     "eval replay": "dreamloom.eval.replay:eval_replay",
     "eval agent": "dreamloom.eval.agent:eval_agent",
+    "eval study": "dreamloom.eval.study:eval_study",
     "play": "dreamloom.play.server:play",
 }
 # Module that is not installed -> the extra that brings it.

@@ -5,7 +5,7 @@ D4RL leaves out `timeouts` in its older files, where its rule counts the environ
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import IntFlag
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,13 @@ from typing import Any
 import h5py
 import numpy as np
 
+from dreamloom.datasets.atomic import atomic_path
 from dreamloom.datasets.columns import DatasetError, normalized, require_rows
 from dreamloom.datasets.lazy import LazyArray, as_lazy, picked
+from dreamloom.datasets.runs import with_run_ends
 from dreamloom.datasets.scores import step_limit
-from dreamloom.datasets.store import FORMAT_VERSION, Dataset, episode_bounds
+from dreamloom.datasets.store import FORMAT_VERSION, Dataset, episode_bounds, write_attrs
+from dreamloom.datasets.types import Transitions
 
 
 class Closing(IntFlag):
@@ -63,6 +66,40 @@ def open_hdf5(path: Path, *, max_episode_steps: int | None = None) -> Dataset:
         file.close()
         raise
     return Dataset(path, columns, infos=infos, attrs=attrs, close=file.close)
+
+
+def save_hdf5(path: Path, parts: Iterable[Transitions], attrs: Mapping[str, Any]) -> None:
+    """Writes transitions so that D4RL's rule and `open_hdf5` both read exactly them (`Closing` says how).
+
+    Args:
+        path: the file to make.
+        parts: all rows, piece by piece.
+        attrs: attributes of the file.
+    """
+    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+        write_attrs(file, attrs)
+        for part, ends in with_run_ends(parts):
+            for name, rows in _with_closing_rows(part, ends).items():
+                if name not in file:
+                    chunk = (max(1, min(4096, 2**18 // max(1, rows[:1].nbytes))), *rows.shape[1:])
+                    shape = (0, *rows.shape[1:])
+                    file.create_dataset(name, shape, rows.dtype, maxshape=(None, *shape[1:]), chunks=chunk)
+                file[name].resize(len(file[name]) + len(rows), axis=0)
+                file[name][-len(rows) :] = rows
+
+
+def _with_closing_rows(part: Transitions, ends: np.ndarray) -> dict[str, np.ndarray]:
+    index = np.repeat(np.arange(len(part)), 1 + ends)
+    closing = np.zeros(len(index), bool)
+    closing[1:] = index[1:] == index[:-1]
+    code = np.where(closing, Closing.ROW + Closing.TIMED_OUT * part.timeouts[index], 0).astype(np.uint8)
+    if part.next_known is not None:
+        code += np.uint8(Closing.UNKNOWN) * (closing & ~part.next_known[index])
+    columns = {"observations": part.observations[index], "actions": part.actions[index], "rewards": part.rewards[index]}
+    columns["observations"][closing] = part.next_observations[ends]
+    columns["actions"][closing] = 0
+    columns["rewards"][closing] = 0
+    return columns | {"terminals": part.terminals[index] & ~closing, "timeouts": closing, "infos/closing": code}
 
 
 def _open(path: Path) -> h5py.File:
