@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -75,7 +76,7 @@ class IQL(Agent):
         self.size(observation_size, action_size)
 
     def build(self, observation_size: int, action_size: int) -> dict[str, float]:
-        shape = {"width": self.width, "depth": self.depth, "precision": self.precision}
+        shape: dict[str, Any] = {"width": self.width, "depth": self.depth, "precision": self.precision}
         self.actor = Gaussian(self.seeds, observation_size, action_size, **shape)
         self.critics = Critics(self.seeds, 2, observation_size, action_size, **shape)
         self.value = Values(self.seeds, observation_size, **shape)

@@ -79,6 +79,11 @@ class Critics(MLP):
         x = torch.cat([s, a], -1)
         return super().forward(x[:, None].expand(-1, self.lead[1], -1, -1)).squeeze(-1)
 
+    def each(self, s: Float[Tensor, "s b o"], a: Float[Tensor, "s e b a"]) -> Float[Tensor, "s e b"]:
+        """Values where every critic has actions of its own."""
+        rows = s[:, None].expand(-1, self.lead[1], -1, -1)
+        return super().forward(torch.cat([rows, a], -1)).squeeze(-1)
+
     def first(self, s: Float[Tensor, "s b o"], a: Float[Tensor, "s b a"]) -> Float[Tensor, "s b"]:
         """Values by the first critic alone."""
         x = torch.cat([s, a], -1)

@@ -1,5 +1,7 @@
 """TD3+BC: TD3 whose actor also imitates the data (Fujimoto and Gu 2021, "A Minimalist Approach to Offline RL")."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -53,7 +55,7 @@ class TD3BC(Agent):
         self.size(observation_size, action_size)
 
     def build(self, observation_size: int, action_size: int) -> dict[str, float]:
-        shape = {"width": self.width, "depth": self.depth, "precision": self.precision}
+        shape: dict[str, Any] = {"width": self.width, "depth": self.depth, "precision": self.precision}
         self.actor = Actor(self.seeds, observation_size, action_size, **shape)
         self.critics = Critics(self.seeds, 2, observation_size, action_size, **shape)
         self.target_actor, self.target_critics = target(self.actor), target(self.critics)

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from dreamloom.agents.agent import Agent, load_agent
 from dreamloom.datasets.atomic import atomic_path
 from dreamloom.datasets.scores import normalized_score, score_constants
+from dreamloom.eval.fidelity.dynamics import quiet_mujoco
 from dreamloom.eval.plots import save_plot
 from dreamloom.eval.provenance import provenance
 
@@ -38,12 +39,17 @@ def evaluate_agent(
     Raises:
         ValueError: the environment does not exist or does not fit the agents.
     """
-    envs = _environments(agent, env_id, episodes)
+    with quiet_mujoco():
+        return _play(agent, _environments(agent, env_id, episodes), seed, progress)
+
+
+def _play(agent: Agent, envs: SyncVectorEnv, seed: int, progress: bool) -> Float[np.ndarray, "s episodes"]:
+    episodes = envs.num_envs // agent.seeds
     space = envs.single_action_space
     assert isinstance(space, gym.spaces.Box)
     observations, _ = envs.reset(seed=[seed + j for _ in range(agent.seeds) for j in range(episodes)])
     returns, running = np.zeros(envs.num_envs), np.ones(envs.num_envs, bool)
-    with tqdm(total=envs.num_envs, desc=f"{env_id} episodes", disable=not progress) as bar:
+    with tqdm(total=envs.num_envs, desc="episodes", disable=not progress) as bar:
         while running.any():
             actions = _act(agent, observations).clip(space.low, space.high)
             observations, rewards, terminations, truncations, _ = envs.step(actions)

@@ -1,0 +1,105 @@
+"""CQL: conservative Q-learning on top of SAC (Kumar et al. 2020, "Conservative Q-Learning for Offline RL").
+
+CQL(H) of equation 4 with its logsumexp estimated by importance sampling (appendix F), a fixed weight, no Lagrange multiplier.
+"""
+
+import math
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from dreamloom.agents.agent import Agent, target
+from dreamloom.agents.buffer import Batch
+from dreamloom.agents.networks import Critics, Precision
+from dreamloom.agents.sac import TanhGaussian, Temperature
+
+
+class CQL(Agent):
+    """CQL, `seeds` agents at once. The defaults are the authors' for locomotion, as CORL has them.
+
+    Args:
+        seeds: agents that train side by side.
+        alpha: weight of the conservative term.
+        actions: n, sampled from each of three sources: uniform, the policy at s, the policy at s'.
+        gamma: discount.
+        tau: step of target critics.
+        actor_lr: learning rate of the policy and of its temperature.
+        critic_lr: learning rate of the critics.
+        width: of hidden layers.
+        depth: hidden layers.
+        normalize: whether observations are normalised.
+        precision: of the products between hidden layers.
+        observation_size: of the data; `prepare` finds it out.
+        action_size: likewise.
+    """
+
+    def __init__(
+        self,
+        *,
+        seeds: int = 1,
+        alpha: float = 10.0,
+        actions: int = 10,
+        gamma: float = 0.99,
+        tau: float = 0.005,
+        actor_lr: float = 3e-5,
+        critic_lr: float = 3e-4,
+        width: int = 256,
+        depth: int = 3,
+        normalize: bool = True,
+        precision: Precision = "float32",
+        observation_size: int | None = None,
+        action_size: int | None = None,
+    ):
+        super().__init__(seeds=seeds, gamma=gamma, tau=tau, normalize=normalize)
+        self.alpha, self.actions, self.actor_lr, self.critic_lr = alpha, actions, actor_lr, critic_lr
+        self.width, self.depth, self.precision = width, depth, precision
+        self.size(observation_size, action_size)
+
+    def build(self, observation_size: int, action_size: int) -> dict[str, float]:
+        shape: dict[str, Any] = {"width": self.width, "depth": self.depth, "precision": self.precision}
+        self.actor = TanhGaussian(self.seeds, observation_size, action_size, **shape)
+        self.temperature = Temperature(self.seeds)
+        self.critics = Critics(self.seeds, 2, observation_size, action_size, **shape)
+        self.target_critics = target(self.critics)
+        return {"actor": self.actor_lr, "temperature": self.actor_lr, "critics": self.critic_lr}
+
+    def policy(self, s: Float[Tensor, "s n o"]) -> Float[Tensor, "s n a"]:
+        return self.actor.mode(s)
+
+    def update(self, batch: Batch) -> dict[str, Float[Tensor, "s"]]:
+        s, a, r, s_next, done = self.begin(batch)
+        pi, log_pi = self.actor.sample(s, self.noise(*a.shape[1:]))
+        self.descend("temperature", self.temperature.loss(log_pi, -a.shape[-1]))
+        actor_loss = (self.temperature.value() * log_pi - self.critics(s, pi).amin(1)).mean(-1)
+        self.descend("actor", actor_loss)
+
+        with torch.no_grad():
+            a_next, _ = self.actor.sample(s_next, self.noise(*a.shape[1:]))
+            y = r + self.gamma * (1 - done) * self.target_critics(s_next, a_next).amin(1)
+        q = self.critics(s, a)
+        bellman_loss = (q - y[:, None]).square().mean(-1).sum(1)
+        conservative_loss = (self.soft_maximum(s, s_next) - q).mean(-1).sum(1)
+        self.descend("critics", bellman_loss + self.alpha * conservative_loss)
+        self.track("critics")
+        losses = {"bellman_loss": bellman_loss, "conservative_loss": conservative_loss, "actor_loss": actor_loss}
+        return {name: loss.detach() for name, loss in losses.items()} | {"q": q.detach().mean((1, 2))}
+
+    def soft_maximum(self, s: Float[Tensor, "s b o"], s_next: Float[Tensor, "s b o"]) -> Float[Tensor, "s e b"]:
+        """log of the integral of exp Q(s, a) over all actions, from 3 n samples of them."""
+        with torch.no_grad():
+            n, (b, d) = self.actions, (s.shape[1], len(self.action_low))
+            now, now_density = self.actor.sample(s, self.noise(n, b, d))
+            following, next_density = self.actor.sample(s_next, self.noise(n, b, d))
+            anywhere = torch.erf(self.noise(n, b, d) / math.sqrt(2))  # uniform in [-1, 1]
+            density = torch.cat([now_density, next_density, torch.full_like(now_density, -d * math.log(2))], 1)
+            actions = torch.cat([now, following, anywhere], 1)
+        rows = s[:, None].expand(-1, 3 * n, -1, -1)
+        q = self.critics(rows.flatten(1, 2), actions.flatten(1, 2)).unflatten(-1, (3 * n, b))
+        return log_integral(q, density)
+
+
+def log_integral(q: Float[Tensor, "s e n b"], log_density: Float[Tensor, "s n b"]) -> Float[Tensor, "s e b"]:
+    """log of the integral of exp Q, from n actions that were drawn with these densities: log of the mean of exp Q / density."""
+    return (q - log_density[:, None]).logsumexp(2) - math.log(q.shape[2])
