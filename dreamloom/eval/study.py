@@ -1,0 +1,266 @@
+"""`eval study`: learners trained on real, synthetic and mixed replay, acting in the real environment, over seeds."""
+
+import copy
+import fcntl
+import inspect
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jsonargparse import ArgumentParser
+
+from dreamloom.agents.agent import Agent
+from dreamloom.agents.buffer import Buffer
+from dreamloom.agents.training import train
+from dreamloom.datasets.atomic import atomic_path
+from dreamloom.datasets.convert import save_dataset
+from dreamloom.datasets.scores import normalized_score
+from dreamloom.datasets.store import open_dataset
+from dreamloom.datasets.transitions import load_transitions
+from dreamloom.datasets.types import Transitions
+from dreamloom.diffusion.upsampler import Upsampler
+from dreamloom.eval.agent import evaluate_agent
+from dreamloom.eval.study_report import write_study
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What a learner is given.
+
+    Attributes:
+        real: share of the real rows; drawn once, so that every arm with this share has the same rows.
+        keep: whether these rows are in the learner's buffer.
+        synthetic: rows that are added by an upsampler which was fitted on these rows alone.
+        noisy: rows that are added by copying these rows with Gaussian noise: the control for `synthetic`.
+        width: of the learner's networks, where it is not the learner's own.
+    """
+
+    real: float = 1.0
+    keep: bool = True
+    synthetic: int = 0
+    noisy: int = 0
+    width: int | None = None
+
+
+class Study:
+    """Every learner on every arm of every environment.
+
+    Args:
+        environments: Gymnasium id -> its real dataset.
+        learners: name -> agent; its `seeds` train at once.
+        arms: name -> what the learner is given.
+        upsampler: fitted anew on every share of real rows that an arm upsamples.
+        upsampler_steps: training steps of each upsampler.
+        updates: of every learner, on every arm.
+        batch_size: rows an update and seed.
+        episodes: real episodes a seed after the last update.
+        noise: standard deviation of the noisy copies, in standard deviations of each column.
+        seed: fixes the shares, the upsamplers, the learners and the test episodes.
+    """
+
+    def __init__(
+        self,
+        *,
+        environments: dict[str, Path],
+        learners: dict[str, Agent],
+        arms: dict[str, Arm],
+        upsampler: Upsampler,
+        upsampler_steps: int = 10_000,
+        updates: int = 50_000,
+        batch_size: int = 256,
+        episodes: int = 10,
+        noise: float = 0.05,
+        seed: int = 0,
+    ):
+        self.environments, self.learners, self.arms, self.upsampler = environments, learners, arms, upsampler
+        self.upsampler_steps, self.updates, self.batch_size = upsampler_steps, updates, batch_size
+        self.episodes, self.noise, self.seed = episodes, noise, seed
+        for name, arm in arms.items():
+            if not 0 < arm.real <= 1 or not (arm.keep or arm.synthetic or arm.noisy):
+                raise ValueError(f"arm {name}: `real` must lie in (0, 1], and something must be in the buffer; got {arm}")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that the results depend on, as JSON."""
+        return {
+            "environments": {name: str(path) for name, path in self.environments.items()},
+            "learners": {name: agent.config for name, agent in self.learners.items()},
+            "arms": {name: asdict(arm) for name, arm in self.arms.items()},
+            "upsampler": self.upsampler.config,
+            **{k: getattr(self, k) for k in ("upsampler_steps", "updates", "batch_size", "episodes", "noise", "seed")},
+        }
+
+    def cells(self) -> Iterator[tuple[str, str, str]]:
+        """(environment, learner, arm)."""
+        for arm in self.arms:
+            for environment in self.environments:
+                for learner in self.learners:
+                    yield environment, learner, arm
+
+
+def eval_study(*arguments: str) -> None:
+    """Compares learners on real, synthetic and mixed data: a recipe in, a report with intervals out.
+
+    Every finished cell (environment, learner, arm) is kept in OUT/cells: a killed study goes on where it was, and the
+    same command in a second terminal takes cells that the first has not begun. Every key of the recipe is an option.
+
+    Example:
+        dreamloom eval study -c recipes/studies/synther_halfcheetah.yaml --out reports/study
+        dreamloom eval study -c recipes/studies/synther_halfcheetah.yaml --updates 1000 --out reports/quick
+    """
+    parser = ArgumentParser(prog="dreamloom eval study", description=inspect.getdoc(eval_study), exit_on_error=False)
+    parser.add_argument("-c", "--config", action="config", help="recipe of the study")
+    parser.add_argument("--out", type=Path, required=True, help="folder for study.json, report.md and the plots")
+    parser.add_class_arguments(Study)
+    config = parser.parse_args(list(arguments))
+    built = parser.instantiate_classes(config).as_dict()
+    out = built.pop("out")
+    built.pop("config", None)
+    run_study(Study(**built), out)
+
+
+def run_study(study: Study, out: Path) -> None:
+    """Measures the cells that are not there yet, and writes the report once all are.
+
+    Raises:
+        ValueError: `out` holds another study.
+    """
+    _note_settings(out / "settings.json", study.settings)
+    cells = list(study.cells())
+    for number, cell in enumerate(cells):
+        path = _cell_path(out, cell)
+        with _claimed(path) as mine:
+            if mine and not path.exists():
+                print(f"[{number + 1}/{len(cells)}] {' / '.join(cell)}", flush=True)
+                _write_json(path, measure(study, out, *cell))
+    missing = [cell for cell in cells if not _cell_path(out, cell).exists()]
+    if missing:
+        print(f"{len(missing)} cells are being measured elsewhere; the process that ends last writes the report")
+        return
+    write_study(out, study.settings, {cell: json.loads(_cell_path(out, cell).read_text()) for cell in cells})
+    print(f"report {out / 'report.md'}")
+
+
+def measure(study: Study, out: Path, environment: str, learner: str, name: str) -> dict[str, Any]:
+    """One cell: trains all seeds of a learner on an arm and lets them act."""
+    arm = study.arms[name]
+    began = time.perf_counter()
+    parts, cost = _parts(study, out, environment, arm)
+    agent = _fresh(study.learners[learner], arm.width)
+    data = Transitions.concatenate(parts)
+    agent.prepare(data, seed=study.seed)
+    buffer = Buffer([data], reward_scale=reward_scale(study.environments[environment]))
+    prepared = time.perf_counter()
+    train(agent, buffer, updates=study.updates, batch_size=study.batch_size, seed=study.seed)
+    trained = time.perf_counter()
+    # Seeds of the test episodes are far from those that anything was trained or tuned with.
+    returns = evaluate_agent(agent, environment, episodes=study.episodes, seed=1_000_000 + study.seed)
+    evaluated = time.perf_counter()
+    seconds = {**cost, "prepare": prepared - began, "train": trained - prepared, "evaluate": evaluated - trained}
+    return {
+        "scores": np.asarray(normalized_score(environment, returns.mean(1))).tolist(),
+        "returns": returns.mean(1).tolist(),
+        "episode_returns": returns.tolist(),
+        "rows": len(data),
+        "wall_s": trained - prepared + sum(cost.values()),
+        "seconds": seconds,
+    }
+
+
+def reward_scale(path: Path) -> float:
+    """1000 over the range of the returns of the real episodes: IQL's for locomotion; TD3+BC does not see it."""
+    with open_dataset(path) as data:
+        starts, _ = data.episodes
+        returns = np.add.reduceat(data.rewards[:].astype(np.float64), starts)
+    return float(1000 / (returns.max() - returns.min())) if np.ptp(returns) > 0 else 1.0
+
+
+def _fresh(agent: Agent, width: int | None) -> Agent:
+    if width is None:
+        return copy.deepcopy(agent)
+    return type(agent)(**{**agent.config["init_args"], "width": width})
+
+
+def _parts(study: Study, out: Path, environment: str, arm: Arm) -> tuple[list[Transitions], dict[str, float]]:
+    """The rows of an arm, and what the upsampler behind them cost, in seconds."""
+    real = share_of(load_transitions(study.environments[environment]), arm.real, study.seed)
+    parts, cost = [real] if arm.keep else [], {}
+    if arm.synthetic:
+        more, cost = _upsampled(study, out / "synthetic" / environment, real, arm)
+        parts.append(more)
+    if arm.noisy:
+        parts.append(noisy_copies(real, arm.noisy, study.noise, study.seed))
+    return parts, cost
+
+
+def share_of(data: Transitions, share: float, seed: int) -> Transitions:
+    """A seeded uniform draw of rows, in their order."""
+    chosen = np.random.default_rng([seed, 1]).permutation(len(data))[: max(1, round(share * len(data)))]
+    return data[np.sort(chosen)]
+
+
+def noisy_copies(data: Transitions, rows: int, noise: float, seed: int) -> Transitions:
+    """Rows drawn with replacement; every float column gets Gaussian noise of `noise` standard deviations of its own."""
+    drawn = np.random.default_rng([seed, 2])
+    copies = data[drawn.integers(0, len(data), rows)]
+    changed = {}
+    for name in ("observations", "actions", "rewards", "next_observations"):
+        column, origin = getattr(copies, name), getattr(data, name)
+        if column.dtype.kind == "f":
+            changed[name] = column + noise * origin.std(0) * drawn.standard_normal(column.shape, np.float32)
+    if "actions" in changed:
+        changed["actions"] = changed["actions"].clip(data.actions.min(0), data.actions.max(0))
+    return Transitions(**{**vars(copies), **changed})
+
+
+def _upsampled(study: Study, folder: Path, real: Transitions, arm: Arm) -> tuple[Transitions, dict[str, float]]:
+    """Rows of an upsampler that saw `real` alone; made once, whichever cell comes first."""
+    path = folder / f"real_{arm.real:g}_rows_{arm.synthetic}.hdf5"
+    cost = path.with_suffix(".json")
+    with _claimed(path, wait=True):
+        if not cost.exists():
+            began = time.perf_counter()
+            upsampler = copy.deepcopy(study.upsampler)
+            upsampler.fit(real, steps=study.upsampler_steps, seed=study.seed)
+            fitted = time.perf_counter()
+            made = upsampler.sample(arm.synthetic, seed=study.seed)
+            path.unlink(missing_ok=True)
+            save_dataset(made, path)
+            _write_json(cost, {"fit": fitted - began, "sample": time.perf_counter() - fitted})
+    return load_transitions(path), json.loads(cost.read_text())
+
+
+def _cell_path(out: Path, cell: tuple[str, str, str]) -> Path:
+    return out / "cells" / f"{'--'.join(cell)}.json"
+
+
+@contextmanager
+def _claimed(path: Path, wait: bool = False) -> Iterator[bool]:
+    """Whether this process may make `path`; another that asks meanwhile is refused, or waits. Ends with the process."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path.with_name(f".{path.name}.lock"), "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+def _note_settings(path: Path, settings: dict[str, Any]) -> None:
+    settings = json.loads(json.dumps(settings))
+    before = json.loads(path.read_text()) if path.exists() else settings
+    changed = [key for key in settings if before.get(key) != settings[key]]
+    if changed:
+        raise ValueError(f"{path.parent}: holds a study with other {', '.join(changed)}; choose another --out, or delete it")
+    _write_json(path, settings)
+
+
+def _write_json(path: Path, value: Any) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,128 @@
+"""A study's cells as `study.json`, `report.md` and plots: interquartile means with stratified bootstrap intervals."""
+
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from dreamloom.datasets.atomic import atomic_path
+from dreamloom.eval.plots import save_plot
+from dreamloom.eval.provenance import provenance
+
+REPETITIONS = 5_000  # of the bootstrap
+Cell = tuple[str, str, str]
+
+
+def write_study(out: Path, settings: Mapping[str, Any], cells: Mapping[Cell, Mapping[str, Any]]) -> None:
+    """Writes `study.json`, `report.md` and a plot for each learner.
+
+    Args:
+        out: the folder.
+        settings: of the study.
+        cells: (environment, learner, arm) -> scores and cost, as `study.measure` gives them.
+    """
+    study = summary(settings, cells)
+    for learner in study["overall"]:
+        save_plot(out / f"{learner}.png", plot(study, learner))
+    for name, text in (("report.md", report(study)), ("study.json", json.dumps(study, indent=2) + "\n")):
+        with atomic_path(out / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+
+def summary(settings: Mapping[str, Any], cells: Mapping[Cell, Mapping[str, Any]]) -> dict[str, Any]:
+    """`study.json`: `results[environment][learner][arm]` and, over environments, `overall[learner][arm]`.
+
+    Scores are normalised (100 is the published expert, 0 the published random policy) where constants are known.
+    """
+    results: dict[str, Any] = {}
+    pooled: dict[str, dict[str, list[Sequence[float]]]] = {}
+    for (environment, learner, arm), cell in cells.items():
+        interval = iqm(np.array(cell["scores"])[:, None])
+        results.setdefault(environment, {}).setdefault(learner, {})[arm] = {**cell, **interval}
+        pooled.setdefault(learner, {}).setdefault(arm, []).append(cell["scores"])
+    overall = {learner: {arm: iqm(np.array(scores).T) for arm, scores in arms.items()} for learner, arms in pooled.items()}
+    return {"settings": dict(settings), "results": results, "overall": overall, **provenance(torch.device("cpu"))}
+
+
+def iqm(scores: np.ndarray) -> dict[str, float]:
+    """Interquartile mean and its 95% stratified bootstrap interval (Agarwal et al. 2021), by rliable.
+
+    Args:
+        scores: (seeds, environments).
+    """
+    from rliable import library, metrics
+
+    def aggregate(values: np.ndarray) -> np.ndarray:
+        return np.array([metrics.aggregate_iqm(values)])
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of the bootstrap's library; rliable passes a RandomState on
+        points, intervals = library.get_interval_estimates(
+            {"arm": scores}, aggregate, reps=REPETITIONS, random_state=np.random.RandomState(0)
+        )
+    low, high = intervals["arm"][:, 0].tolist()
+    return {"iqm": float(points["arm"][0]), "low": low, "high": high}
+
+
+def report(study: Mapping[str, Any]) -> str:
+    """`report.md`."""
+    settings, machine = study["settings"], study["machine"]
+    seeds = {
+        len(cell["scores"]) for learners in study["results"].values() for arms in learners.values() for cell in arms.values()
+    }
+    lines = [
+        f"# Study: {', '.join(settings['environments'])}",
+        "",
+        f"Self-collected replay. {settings['updates']:,} updates of batch {settings['batch_size']} for every learner and arm, "
+        f"{'/'.join(map(str, sorted(seeds)))} seeds, {settings['episodes']} real episodes a seed after the last update; "
+        f"upsamplers of {settings['upsampler_steps']:,} steps. Scores are normalised with D4RL's constants "
+        "(0 random, 100 expert). Brackets: 95% stratified bootstrap interval of the interquartile mean. "
+        f"{machine['cpu']}, {machine['threads']} threads, torch {machine['torch']}; commit {study['commit']}.",
+        "",
+    ]
+    for learner, overall in study["overall"].items():
+        lines += [f"## {learner}", "", *_table(study, learner, overall), "", f"![{learner}]({learner}.png)", ""]
+    return "\n".join(lines)
+
+
+def _table(study: Mapping[str, Any], learner: str, overall: Mapping[str, Any]) -> list[str]:
+    environments = list(study["results"])
+    head = ["arm", *environments, "all", *(f"return, {name}" for name in environments), "cost, s"]
+    rows = [head, ["-"] * len(head)]
+    for arm, total in overall.items():
+        cells = [study["results"][environment][learner][arm] for environment in environments]
+        returns = [f"{np.mean(cell['returns']):.0f} ± {np.std(cell['returns']):.0f}" for cell in cells]
+        cost = " / ".join(f"{cell['wall_s']:.0f}" for cell in cells)
+        rows.append([arm, *(_interval(cell) for cell in [*cells, total]), *returns, cost])
+    return ["| " + " | ".join(row) + " |" for row in rows]
+
+
+def _interval(cell: Mapping[str, Any]) -> str:
+    return f"{cell['iqm']:.1f} [{cell['low']:.1f}, {cell['high']:.1f}]"
+
+
+def plot(study: Mapping[str, Any], learner: str) -> Figure:
+    """Interquartile means with intervals, an arm a line, an environment a panel; dots are seeds."""
+    results = study["results"]
+    arms = list(study["overall"][learner])
+    figure = Figure(figsize=(4.6 * len(results) + 1.5, 1.2 + 0.42 * len(arms)), layout="constrained")
+    panels = figure.subplots(1, len(results), sharey=True, squeeze=False)[0]
+    for panel, (environment, learners) in zip(panels, results.items(), strict=True):
+        for line, arm in enumerate(arms):
+            cell = learners[learner][arm]
+            colour = f"C{line % 10}"
+            panel.plot([cell["low"], cell["high"]], [line, line], color=colour, linewidth=7, alpha=0.35, solid_capstyle="butt")
+            panel.plot(cell["iqm"], line, "|", color=colour, markersize=18, markeredgewidth=3)
+            panel.plot(cell["scores"], [line] * len(cell["scores"]), ".", color="#333333", markersize=4)
+        panel.set_title(environment)
+        panel.set_xlabel("normalised score")
+        panel.grid(alpha=0.3, axis="x")
+    panels[0].set_yticks(range(len(arms)), arms)
+    panels[0].invert_yaxis()
+    figure.suptitle(f"{learner}: interquartile mean, 95% interval, seeds")
+    return figure
