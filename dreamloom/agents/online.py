@@ -16,6 +16,8 @@ from stable_baselines3.common.vec_env import VecNormalize
 from dreamloom.datasets.types import Transitions
 from dreamloom.diffusion.upsampler import Upsampler
 
+COLUMNS = ("observations", "actions", "next_observations", "dones", "rewards")  # in the order of Stable-Baselines3's samples
+
 
 class UpsampledReplayBuffer(ReplayBuffer):
     """Real rows, and from the first re-fit on a share of synthetic ones in every batch.
@@ -105,8 +107,7 @@ class UpsampledReplayBuffer(ReplayBuffer):
         if wanted == batch_size:
             return made
         real = super().sample(batch_size - wanted, env)
-        pairs = zip(real, made, strict=True)
-        return ReplayBufferSamples(*(None if a is None else torch.cat([a, b]) for a, b in pairs))
+        return ReplayBufferSamples(*(torch.cat([getattr(real, name), getattr(made, name)]) for name in COLUMNS))
 
     def _synthetic(self, rows: int, env: VecNormalize | None) -> ReplayBufferSamples:
         assert self.synthetic is not None

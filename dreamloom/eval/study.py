@@ -175,6 +175,8 @@ def measure(study: Study, out: Path, environment: str, learner: str, name: str) 
 def reward_scale(path: Path) -> float:
     """1000 over the range of the returns of the real episodes: IQL's for locomotion; TD3+BC does not see it."""
     with open_dataset(path) as data:
+        if data.rewards is None:
+            raise ValueError(f"{path}: holds no rewards")
         starts, _ = data.episodes
         returns = np.add.reduceat(data.rewards[:].astype(np.float64), starts)
     return float(1000 / (returns.max() - returns.min())) if np.ptp(returns) > 0 else 1.0
@@ -189,7 +191,8 @@ def _fresh(agent: Agent, width: int | None) -> Agent:
 def _parts(study: Study, out: Path, environment: str, arm: Arm) -> tuple[list[Transitions], dict[str, float]]:
     """The rows of an arm, and what the upsampler behind them cost, in seconds."""
     real = share_of(load_transitions(study.environments[environment]), arm.real, study.seed)
-    parts, cost = [real] if arm.keep else [], {}
+    parts = [real] if arm.keep else []
+    cost: dict[str, float] = {}
     if arm.synthetic:
         more, cost = _upsampled(study, out / "synthetic" / environment, real, arm)
         parts.append(more)
