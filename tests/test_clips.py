@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from dreamloom.datasets.clips import ClipSource
 from dreamloom.datasets.types import Clip
-from dreamloom.train.data import ClipBatches, ClipData, ClipLoader
+from dreamloom.train.data import ClipBatches, ClipData, StepLoader
 
 RESIDENCES = ["device", "ram", "disk"]
 
@@ -153,7 +153,7 @@ def test_ranks_together_see_what_one_rank_sees(path, seed, step, batch, world_si
 def test_workers_change_nothing(tmp_path, storage, residence):
     source = ClipSource(write_file(tmp_path / "d.hdf5", [12, 7, 20], **storage), length=4, residence=residence)
     batches = ClipBatches(source, seed=3, batch_size=2, rank=0, world_size=1)
-    streams = [list(ClipLoader(batches, first=lambda: 5, length=7, num_workers=workers, pin=False)) for workers in (0, 2, 3)]
+    streams = [list(StepLoader(batches, first=lambda: 5, length=7, num_workers=workers, pin=False)) for workers in (0, 2, 3)]
     assert len(streams[0]) == 7
     assert all(same(*clips) for other in streams[1:] for clips in zip(streams[0], other, strict=True))
 

@@ -24,6 +24,6 @@ def batch_of_step(seed: int, step: int, batch_size: int, rows: int) -> Int64[Ten
     return torch.from_numpy(np.random.default_rng([seed, step]).integers(0, rows, batch_size))
 
 
-def generator_of_step(seed: int, step: int, device: torch.device) -> torch.Generator:
-    """Source of a step's noise."""
-    return torch.Generator(device).manual_seed(seed + 1_000_003 * step)
+def generator_of_step(seed: int, step: int, device: torch.device, *, rank: int = 0) -> torch.Generator:
+    """Source of a step's noise on one rank."""
+    return torch.Generator(device).manual_seed(seed + 1_000_003 * step + 500_009 * rank)

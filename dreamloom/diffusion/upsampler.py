@@ -2,7 +2,7 @@
 
 import copy
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -155,7 +155,7 @@ class Upsampler(nn.Module, Buildable):
         seed: int = 0,
         relevance: np.ndarray | None = None,
         progress: bool = True,
-    ) -> Self:
+    ) -> "Upsampler":
         """Trains from scratch on the model's device: AdamW, a cosine down to 0, gradients clipped to norm 1, as SynthER does.
 
         Args:

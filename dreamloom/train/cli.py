@@ -11,15 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import DefaultHelpFormatter
-from lightning import Trainer
+from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import dreamloom
 from dreamloom.train.checkpoints import AtomicCheckpointIO, LastCheckpoint, newest_checkpoint
-from dreamloom.train.data import ClipData
-from dreamloom.train.tasks import Task
 
 # Where recipes/ lies: beside the package in a checkout, else where the wheel puts it.
 RECIPE_ROOTS = (Path(dreamloom.__file__).parent.parent, Path(sysconfig.get_path("data"), "share", "dreamloom"))
@@ -34,8 +32,8 @@ class FitCLI(LightningCLI):
 
     def __init__(self, words: list[str]) -> None:
         super().__init__(
-            Task,
-            ClipData,
+            LightningModule,
+            LightningDataModule,
             subclass_mode_model=True,
             subclass_mode_data=True,
             seed_everything_default=0,
@@ -88,7 +86,7 @@ class FitCLI(LightningCLI):
 
 
 def fit(*arguments: str) -> None:
-    """Trains one part of a world from a recipe.
+    """Trains a part of a world, an upsampler of replay or an agent from a recipe.
 
     A recipe is a YAML file of constructor parameters; every key is an option too (`--trainer.max_steps 100`).
     Logs, config and checkpoints go to runs/<recipe>/version_N.

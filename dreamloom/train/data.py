@@ -1,4 +1,4 @@
-"""Feeds clips to the trainer: an endless stream whose place is the trainer's own count of batches."""
+"""Feeds the trainer with clips: an endless stream whose place is the trainer's own count of batches."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -23,21 +23,21 @@ class ClipBatches(Dataset):
         return self.source.sample(self.seed, step, self.batch_size, rank=self.rank, world_size=self.world_size)
 
 
-class ClipLoader:
-    """Batches from `first()` on, `length` of them to an epoch.
+class StepLoader:
+    """Batches of a run from `first()` on, `length` of them to an epoch.
 
     `first` is asked when the first batch is fetched, not when the iterator is made: only then has the trainer restored
     its counters from a checkpoint. Nothing else is state, so a resumed run sees the batches of an uninterrupted one.
     """
 
-    def __init__(self, batches: ClipBatches, *, first: Callable[[], int], length: int, num_workers: int, pin: bool):
+    def __init__(self, batches: Dataset, *, first: Callable[[], int], length: int, num_workers: int = 0, pin: bool = False):
         self.batches, self.first, self.length = batches, first, length
         self.num_workers, self.pin = num_workers, pin
 
     def __len__(self) -> int:
         return self.length
 
-    def __iter__(self) -> Iterator[Clip]:
+    def __iter__(self) -> Iterator[Any]:
         first = self.first()
         steps = range(first, first + self.length)
         yield from DataLoader(self.batches, batch_size=None, sampler=steps, num_workers=self.num_workers, pin_memory=self.pin)
@@ -108,22 +108,17 @@ class ClipData(L.LightningDataModule):
         if self.val_fraction:
             self.train_source, self.val_source = self.source.split(self.val_fraction)
 
-    def train_dataloader(self) -> ClipLoader:
+    def train_dataloader(self) -> StepLoader:
         """An endless stream, at the place where the trainer is."""
-        return self._loader(self.train_source, self.seed, self._batches_done, self.steps_per_epoch)
+        return self._loader(self.train_source, self.seed, lambda: batches_done(self), self.steps_per_epoch)
 
-    def val_dataloader(self) -> ClipLoader | list:
+    def val_dataloader(self) -> StepLoader | list:
         """The same batches at every call and for every seed; none where nothing is held out."""
         if not self.val_fraction:
             return []
         return self._loader(self.val_source, 0, lambda: 0, self.val_batches)
 
-    def _batches_done(self) -> int:
-        # Not global_step: that counts optimizer steps, which accumulation and manual optimisation make fewer or more.
-        assert self.trainer is not None
-        return self.trainer.fit_loop.epoch_loop.batch_progress.total.completed
-
-    def _loader(self, source: ClipSource, seed: int, first: Callable[[], int], length: int) -> ClipLoader:
+    def _loader(self, source: ClipSource, seed: int, first: Callable[[], int], length: int) -> StepLoader:
         trainer = self.trainer
         assert trainer is not None
         rank, world_size = trainer.global_rank, trainer.world_size
@@ -131,4 +126,11 @@ class ClipData(L.LightningDataModule):
         on_device = source.residence == "device"
         pin = trainer.strategy.root_device.type == "cuda" and not on_device
         workers = 0 if on_device else self.num_workers
-        return ClipLoader(batches, first=first, length=length, num_workers=workers, pin=pin)
+        return StepLoader(batches, first=first, length=length, num_workers=workers, pin=pin)
+
+
+def batches_done(data: L.LightningDataModule) -> int:
+    """Training batches that the trainer of this data has behind it, over all of a resumed run."""
+    # Not global_step: that counts optimizer steps, which accumulation and manual optimisation make fewer or more.
+    assert data.trainer is not None
+    return data.trainer.fit_loop.epoch_loop.batch_progress.total.completed

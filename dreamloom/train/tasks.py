@@ -56,14 +56,14 @@ class Task(LightningModule):
         """Loss and metrics of a batch."""
         return self.compute(to_unit(clip.frames))
 
-    def training_step(self, batch: Clip, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         torch.manual_seed(self.seed + 1_000_003 * self.global_step)
         loss, metrics = self.loss(batch)
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=1)
         self._log("train", metrics)
         return loss
 
-    def validation_step(self, batch: Clip, batch_idx: int) -> None:
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
         torch.manual_seed(self.seed + batch_idx)
         loss, metrics = self.loss(batch)
         self._log("val", {"loss": loss.detach(), **metrics}, sync_dist=True)
@@ -109,8 +109,8 @@ class DynamicsTask(Task):
 
     Args:
         model: the dynamics; its codes, tokens and actions must fit the tokenizer and the actions.
-        tokenizer: checkpoint of the tokenizer.
-        latent_actions: checkpoint of the latent action model; null trains on the dataset's own discrete actions.
+        tokenizer: checkpoint of the tokenizer, or the folder of its runs, whose newest is taken.
+        latent_actions: likewise of the latent action model; null trains on the dataset's own discrete actions.
     """
 
     def __init__(self, model: Dynamics, *, tokenizer: str, latent_actions: str | None = None, **kwargs: Any):
