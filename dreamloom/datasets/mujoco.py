@@ -6,7 +6,8 @@ recording goes on learning where it was, and ends in the same bytes as an uninte
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -82,6 +83,7 @@ def collect_mujoco(
     bounds = split_rows(steps, -(-steps // segment))
     with (
         made,
+        actor.threads(),
         Recorder(out, _columns(made), bounds, settings=settings, attrs=attrs) as recorder,
         tqdm(total=steps, initial=recorder.rows_done, unit=" steps", desc=str(out), mininterval=1.0) as progress,
     ):
@@ -101,6 +103,10 @@ class Random:
 
     def __init__(self, env: gymnasium.Env) -> None:
         self._space = env.action_space
+
+    def threads(self) -> AbstractContextManager[None]:
+        """Within it the actor computes."""
+        return nullcontext()
 
     def start(self, seed: np.random.SeedSequence) -> None:
         """Begins a segment, with randomness of its own."""
@@ -151,6 +157,9 @@ class Sac(Random):
         networks = {"net_arch": [width, width], "optimizer_kwargs": {"fused": True}}
         self.model = SAC("MlpPolicy", env, learning_rate, rows, policy_kwargs=networks, seed=seed, device=device)
         self.model.set_logger(Logger(None, []))
+
+    def threads(self) -> AbstractContextManager[None]:
+        return _one_thread()
 
     def start(self, seed: np.random.SeedSequence) -> None:
         super().start(seed)
@@ -209,6 +218,19 @@ class Sac(Random):
         action = self.model.policy.scale_action(row["actions"])
         reward, terminal = np.array([row["rewards"]]), np.array([row["terminals"]])
         self.model.replay_buffer.add(row["observations"], row["next_observations"], action, reward, terminal, [{}])
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Networks this small gain little from more, lose much on a busy machine, and their sums depend on the number."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _checkpoint(recorder: Recorder, segment: int) -> Path:
