@@ -37,6 +37,15 @@ class Rows:
                 yield part
                 progress.update(len(part))
 
+    def discrete_actions(self) -> int:
+        """How many discrete actions there are (Minari wants to know beforehand); 0 where actions are continuous."""
+        actions = self.source.actions
+        if actions is None or actions.ndim > 1:
+            return 0
+        named = len(self.attrs.get("action_names", []))
+        blocks = (actions[start : start + 2**20] for start in range(0, len(actions), 2**20))
+        return max([named, 1, *(int(block.max()) + 1 for block in blocks)])
+
 
 def convert(src: str, *, to: str, max_episode_steps: int | None = None) -> None:
     """Turns a dataset into another format: D4RL's HDF5, a folder of shards, an archive as SynthER writes it, or Minari.
@@ -77,9 +86,9 @@ def save_dataset(data: Transitions | Dataset, to: str | Path, *, attrs: Mapping[
     """
     rows = _rows(data, attrs or {})
     if str(to).startswith("minari:"):
-        from dreamloom.datasets.minari_format import save_minari
+        from dreamloom.datasets.minari_save import save_minari
 
-        save_minari(str(to).removeprefix("minari:"), rows.parts(), rows.attrs)
+        save_minari(str(to).removeprefix("minari:"), rows.parts(), rows.attrs, actions=rows.discrete_actions())
         return rows.count
     path = Path(to)
     if path.exists():

@@ -123,6 +123,10 @@ def _reopen(ref: str, max_episode_steps: int | None) -> Dataset:
 
 def _opener(ref: str) -> Callable[[int | None], Dataset]:
     """The reader of a format. Readers import this module, and some of them optional packages, so they come in late."""
+    if ref.startswith("minari:"):
+        from dreamloom.datasets.minari_format import minari_path, open_minari
+
+        return lambda _: open_minari(minari_path(ref.removeprefix("minari:")))
     path = Path(ref)
     if not path.exists():
         raise DatasetError(f"{path}: no such file")
@@ -143,6 +147,10 @@ def _open_folder(path: Path) -> Dataset:
 
     if is_shard_folder(path):
         return open_folder(path)
+    if any(path.joinpath(*parts, "metadata.json").is_file() for parts in ((), ("data",))):
+        from dreamloom.datasets.minari_format import open_minari
+
+        return open_minari(path)
     raise DatasetError(f"{path}: is a folder; expected a file, a folder of shards or a Minari dataset")
 
 

@@ -1,0 +1,95 @@
+"""Writing transitions as a Minari dataset (Farama), through minari's own storage."""
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import minari
+import numpy as np
+from gymnasium import spaces
+from minari.data_collector.episode_buffer import EpisodeBuffer
+from minari.dataset.minari_storage import MinariStorage
+from minari.namespace import create_namespace, list_local_namespaces
+
+from dreamloom.datasets.atomic import atomic_folder
+from dreamloom.datasets.minari_format import NEXT_KNOWN, minari_path
+from dreamloom.datasets.runs import iter_runs
+from dreamloom.datasets.types import Transitions
+
+log = logging.getLogger(__name__)
+
+_MANY = 10_000  # episodes
+
+
+def save_minari(name: str, parts: Iterable[Transitions], attrs: Mapping[str, Any], *, actions: int = 0) -> None:
+    """Writes transitions as episodes: consecutive rows are one, with the final `next_observations` as its last observation.
+
+    A row that nothing follows from, as a generative model makes them, is an episode of one step. An episode ends truncated
+    where it does not end terminated.
+
+    Args:
+        name: NAMESPACE/NAME-v0.
+        parts: all rows, piece by piece.
+        attrs: kept in the metadata; `env`, if Gymnasium knows it, becomes Minari's environment.
+        actions: how many discrete actions there are; 0 for continuous ones.
+
+    Raises:
+        ValueError: no name of a Minari dataset, or there is one already.
+    """
+    path = minari_path(name)
+    if path.exists():
+        raise ValueError(f"minari:{name}: exists already ({path}); delete it, or choose another name or version")
+    namespace = name.rpartition("/")[0]
+    if namespace and namespace not in list_local_namespaces():
+        create_namespace(namespace)
+    parts = iter(parts)
+    first = next(parts)
+    with atomic_folder(path) as temporary:
+        storage = MinariStorage.new(
+            _made(temporary / "data"),
+            observation_space=_box(first.observations),
+            action_space=spaces.Discrete(actions) if actions else _box(first.actions),
+            env_spec=_known_environment(attrs),
+            jpeg_encoding=False,  # which would change the pixels
+        )
+        storage.update_metadata({"dataset_id": name, "minari_version": minari.__version__, "dreamloom": dict(attrs)})
+        storage.update_episodes(_buffers(chain([first], parts)))
+
+
+def _buffers(parts: Iterable[Transitions]) -> Iterator[EpisodeBuffer]:
+    for number, run in enumerate(iter_runs(parts)):
+        if number == _MANY:
+            log.warning(
+                "more than %d episodes: Minari keeps a group of arrays for each, so rows that do not follow one another take "
+                "far more time and disk there than in an HDF5 file, a folder of shards or an .npz archive",
+                _MANY,
+            )
+        ended = np.zeros(len(run), bool)
+        ended[-1] = not run.terminals[-1]
+        infos = None if run.next_known is None else {NEXT_KNOWN: np.append(True, run.next_known)}
+        yield EpisodeBuffer(
+            observations=np.concatenate([run.observations, run.next_observations[-1:]]),  # type: ignore[arg-type]
+            actions=run.actions,  # type: ignore[arg-type]
+            rewards=run.rewards,  # type: ignore[arg-type]
+            terminations=run.terminals,  # type: ignore[arg-type]
+            truncations=ended,  # type: ignore[arg-type]
+            infos=infos,
+        )
+
+
+def _box(rows: np.ndarray) -> spaces.Box:
+    low, high = (0, 255) if rows.dtype == np.uint8 else (-np.inf, np.inf)
+    return spaces.Box(low, high, rows.shape[1:], rows.dtype.type)
+
+
+def _known_environment(attrs: Mapping[str, Any]) -> Any:
+    """Its specification, where it is registered already; a name that would import a module is left alone."""
+    return gymnasium.registry.get(str(attrs.get("env")))
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
