@@ -6,8 +6,6 @@ from collections.abc import Callable, Container
 from importlib import import_module
 from typing import Any
 
-from torch import nn
-
 
 class Buildable:
     """Mix-in: `config` holds the class path and the constructor's arguments (jsonargparse's spelling), nested parts included.
@@ -48,8 +46,8 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def build(config: Any, allowed: Container[str]) -> nn.Module:
-    """Builds the module that a `config` describes.
+def build(config: Any, allowed: Container[str]) -> Any:
+    """Builds the module, or the Buildable that is none (a solver), that a `config` describes.
 
     Args:
         config: `{"class_path": ..., "init_args": {...}}`, as `Buildable.config` gives it.
