@@ -1,5 +1,6 @@
 """Bundles: what is saved is what is loaded, and anything else is one clear error."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -8,13 +9,14 @@ import yaml
 
 import dreamloom
 from dreamloom.nn.build import build
+from dreamloom.nn.parts import checkpoint_at
 from dreamloom.tokenizers.quantizers import FSQ, VQ
 from dreamloom.tokenizers.st_vivit import Tokenizer
-from dreamloom.worldmodels.bundle import CONFIG, WEIGHTS, BundleError, load_world, save_bundle
+from dreamloom.worldmodels.bundle import CONFIG, WEIGHTS, BundleError, bundle, load_world, save_bundle
 from dreamloom.worldmodels.dynamics import Dynamics
 from dreamloom.worldmodels.genie import Genie
 from dreamloom.worldmodels.latent_actions import LatentActions
-from dreamloom.worldmodels.parts import ALLOWED
+from dreamloom.worldmodels.parts import ALLOWED, load_part, trained_levels
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +93,7 @@ def _executable_yaml(folder: Path) -> None:
         (lambda f: _edit(f, action_names=["one"]), "need 4 action names"),
         (lambda f: _edit(f, dynamics={"class_path": "dreamloom.worldmodels.dynamics.Dynamics", "init_args": {"x": 1}}), "x"),
         (lambda f: _edit(f, tokenizer=None), "not a world"),
+        (lambda f: _edit(f, train_levels=["all"]), "not a list of ranges"),
     ],
 )
 def test_a_damaged_folder_is_one_clear_error(folder: Path, damage, said: str) -> None:
@@ -113,6 +116,41 @@ def test_only_a_bundle_is_replaced(world: Genie, folder: Path, tmp_path: Path) -
     with pytest.raises(ValueError, match="choose another folder"):
         save_bundle(world, tmp_path / "thesis")
     assert (tmp_path / "thesis" / "chapter.tex").exists()
+
+
+def _checkpoint(path: Path, part: torch.nn.Module, age: float, **kept: object) -> Path:
+    """A checkpoint as `dreamloom fit` writes it, `age` seconds old."""
+    path.parent.mkdir(parents=True)
+    weights = {f"model.{name}": tensor for name, tensor in part.state_dict().items()}
+    torch.save({"model_config": part.config, "state_dict": weights, **kept}, path)
+    os.utime(path, (1e9 - age, 1e9 - age))
+    return path
+
+
+def test_a_run_folder_stands_for_its_newest_checkpoint(world: Genie, tmp_path: Path) -> None:
+    runs = tmp_path / "tokenizer"
+    old = _checkpoint(runs / "version_10/checkpoints/last.ckpt", world.tokenizer, 9, ClipData={"levels": ["5:6", "0:3"]})
+    new = _checkpoint(runs / "version_9/checkpoints/last.ckpt", world.tokenizer, 1)
+    found = {path: checkpoint_at(path) for path in (runs, runs / "version_10", runs / "version_9", old)}
+    assert list(found.values()) == [new, old, new, old]
+    assert load_part(runs, Tokenizer).config == world.tokenizer.config
+    assert (trained_levels(old), trained_levels(runs)) == ({"0:3", "5:6"}, set())
+    with pytest.raises(ValueError, match=r"version_\*/checkpoints/last.ckpt"):
+        checkpoint_at(tmp_path)
+    with pytest.raises(ValueError, match=r"no checkpoint at .*gone.ckpt"):
+        load_part(tmp_path / "gone.ckpt", Tokenizer)
+
+
+def test_a_bundle_knows_the_levels_of_its_parts(world: Genie, coinrun_file: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    tokenizer = Tokenizer(FSQ(32, [3, 3]), patch=32, width=32, heads=2, encoder_depth=1, decoder_depth=1)
+    dynamics = Dynamics(9, 4, 15, width=32, depth=1, heads=2)
+    _checkpoint(tmp_path / "t/checkpoints/last.ckpt", tokenizer, 0, ClipData={"levels": ["0:10"]})
+    _checkpoint(tmp_path / "d/checkpoints/last.ckpt", dynamics, 0, ClipData={"levels": ["0:10", "20:30"]})
+    options = {"data": coinrun_file, "prompts": 2, "out": tmp_path / "world"}
+    bundle(tokenizer=tmp_path / "t", dynamics=tmp_path / "d", **options)
+    assert load_world(tmp_path / "world").train_levels == ["0:10", "20:30"]
+    assert "Trained on levels 0:10, 20:30" in (tmp_path / "world" / "README.md").read_text()
 
 
 def test_parts_remember_how_they_were_built(world: Genie) -> None:

@@ -16,7 +16,7 @@ from dreamloom.eval.protocols import sections
 from dreamloom.eval.protocols.rollout import rollout
 from dreamloom.eval.protocols.trial import Trial
 from dreamloom.eval.psnr import MAX_PSNR
-from dreamloom.eval.world import _stride, evaluate
+from dreamloom.eval.world import _levels_note, _settings, _stride, evaluate
 from dreamloom.tokenizers.quantizers import VQ
 from dreamloom.tokenizers.st_vivit import Tokenizer
 from dreamloom.worldmodels.bundle import save_bundle
@@ -145,6 +145,37 @@ def test_eval_world_writes_the_whole_report(latent_actions: bool, heldout_file: 
     report = (out / "report.md").read_text()
     assert f"{found['delta4_psnr']['mean']:.2f}" in report
     assert "None" not in report.partition("| metric")[2].partition("\n\n")[0]
+
+
+@pytest.mark.parametrize(
+    ("levels", "game", "known"),
+    [(["0:1000"], "coinrun", 0), (["0:1000", "1000:1100"], "coinrun", "all"), (["0:2000"], "ninja", 0), ([], "coinrun", None)],
+)
+def test_levels_of_the_training_are_no_held_out_ones(levels: list, game: str, known: object, heldout_file: Path) -> None:
+    world = tiny_genie()
+    world.game, world.train_levels = game, levels
+    with open_dataset(heldout_file) as data:
+        settings = _settings(Trial(world, Episodes.of(data), clips=4, context=2, seed=0, sampling=Sampling()), None)
+    assert settings["levels_trained_on"] == (settings["levels"] if known == "all" else known)
+    said = _levels_note(settings).get("levels", "")
+    assert ("not of held-out levels" in said, "not known" in said) == (known == "all", known is None)
+
+
+def test_eval_world_warns_of_levels_that_the_world_was_trained_on(
+    heldout_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    world = tiny_genie()
+    world.game, world.train_levels = "coinrun", ["1000:1010"]
+    save_bundle(world, tmp_path / "world")
+    words = ["eval", "world", str(tmp_path / "world"), "--data", str(heldout_file), "--out", str(tmp_path / "report")]
+    assert main([*words, "--clips", "2"]) == 0
+    warning = capsys.readouterr().err.splitlines()[-1]
+    found = json.loads((tmp_path / "report" / "metrics.json").read_text())
+    assert warning == f"warning: {found['notes']['levels']}"
+    assert "(1000:1010): these figures are not of held-out levels" in warning
+    report = (tmp_path / "report" / "report.md").read_text()
+    assert report.startswith("# genie: evaluation on levels of its training\n")
+    assert found["notes"]["levels"] in report
 
 
 def test_horizons_that_no_episode_affords_are_told(toy_file: Path) -> None:

@@ -39,7 +39,7 @@ def report(metrics: dict[str, Any]) -> str:
     world, settings, machine = metrics["world"], metrics["settings"], metrics["machine"]
     sampling = settings["sampling"]
     lines = [
-        f"# {world['name']}: evaluation on held-out levels",
+        f"# {world['name']}: evaluation{_of_levels(settings['levels_trained_on'])}",
         "",
         f"{world['actions'].capitalize()} actions ({', '.join(world['action_names'])}). {settings['clips']} clips of "
         f"{settings['levels']} levels ({settings['level_range'][0]} to {settings['level_range'][1]}) of `{settings['data']}`, "
@@ -60,6 +60,10 @@ def report(metrics: dict[str, Any]) -> str:
         "![dreams](grid.gif)",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _of_levels(trained_on: int | None) -> str:
+    return "" if trained_on is None else " on levels of its training" if trained_on else " on held-out levels"
 
 
 def table(metrics: dict[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """`dreamloom eval world`: the table that a serious reader expects of a playable world, on held-out levels."""
 
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -66,6 +67,8 @@ def eval_world(
     )
     write_report(out, metrics, pictures)
     print(table(metrics))
+    if metrics["settings"]["levels_trained_on"]:
+        print(f"warning: {metrics['notes']['levels']}", file=sys.stderr)
     print(f"wrote {out}/metrics.json, report.md, plots and grid.gif in {metrics['seconds']:.0f} s")
     return metrics
 
@@ -111,6 +114,7 @@ def evaluate(
         trial = Trial(world, test, clips, context, seed, sampling)
         metrics = {"world": _about(trial), "settings": _settings(trial, inverse_data)}
         metrics.update(_run(trial, train, i3d))
+        metrics["notes"].update(_levels_note(metrics["settings"]))
         pictures = {"grid": sections.grid(trial), "names": list(world.action_names)}
     return {**metrics, **provenance(world.device), "seconds": time.perf_counter() - began}, pictures
 
@@ -165,6 +169,8 @@ def _settings(trial: Trial, inverse_data: Path | None) -> dict[str, Any]:
         "episodes": len(levels),
         "levels": len(set(levels.tolist())),
         "level_range": [int(levels.min()), int(levels.max())],
+        "train_levels": list(getattr(trial.world, "train_levels", [])),
+        "levels_trained_on": _levels_trained_on(trial),
         "clips": trial.clips,
         "context": trial.context,
         "stride": trial.test.stride,
@@ -173,3 +179,26 @@ def _settings(trial: Trial, inverse_data: Path | None) -> dict[str, Any]:
         "inverse_data": inverse_data.name if inverse_data else "the other half of the levels of data",
         "max_psnr": MAX_PSNR,
     }
+
+
+def _levels_trained_on(trial: Trial) -> int | None:
+    """How many of the evaluated levels the world may know from training; None where that cannot be told."""
+    data, world = trial.test.data, trial.world
+    if "level_seed" not in data.infos or not (ranges := getattr(world, "train_levels", [])):
+        return None
+    if data.attrs.get("game") != world.game:
+        return 0
+    bounds = [tuple(map(int, one.split(":"))) for one in ranges]
+    return sum(any(low <= level < high for low, high in bounds) for level in set(trial.test.levels.tolist()))
+
+
+def _levels_note(settings: dict[str, Any]) -> dict[str, str]:
+    """What to say of the levels where they are not known to be held out."""
+    known, ranges = settings["levels_trained_on"], ", ".join(settings["train_levels"])
+    if known is None:
+        what = "the file does not tell its levels" if ranges else "the world does not tell the levels it was trained on"
+        return {"levels": f"{what}, so whether these are held out is not known"}
+    if not known:
+        return {}
+    said = f"{known} of {settings['levels']} evaluated levels lie in the ranges that the world was trained on ({ranges})"
+    return {"levels": f"{said}: these figures are not of held-out levels"}

@@ -5,6 +5,7 @@ Nothing in a bundle is executed: classes come from an allow-list, weights from s
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -28,7 +29,7 @@ from dreamloom.worldmodels.genie import GAME_OPTIONS, Genie
 from dreamloom.worldmodels.labels import label_actions
 from dreamloom.worldmodels.latent_actions import LatentActions
 from dreamloom.worldmodels.maskgit import Order
-from dreamloom.worldmodels.parts import ALLOWED, load_part
+from dreamloom.worldmodels.parts import ALLOWED, load_part, trained_levels
 
 FORMAT, VERSION = "dreamloom-world", 1
 CONFIG, WEIGHTS, METRICS, CARD = "world.yaml", "weights.safetensors", "metrics.json", "README.md"
@@ -62,17 +63,15 @@ def bundle(
     """Puts trained parts together into a world: a folder to play, evaluate and share.
 
     Example:
-        dreamloom bundle --tokenizer runs/coinrun/tokenizer/version_0/checkpoints/last.ckpt
-            --latent_actions runs/coinrun/latent_actions/version_0/checkpoints/last.ckpt
-            --dynamics runs/coinrun/dynamics/version_0/checkpoints/last.ckpt
-            --data data/coinrun_heldout.hdf5 --out worlds/coinrun
+        dreamloom bundle --tokenizer runs/coinrun/tokenizer --latent-actions runs/coinrun/latent_actions
+            --dynamics runs/coinrun/dynamics --data data/coinrun_heldout.hdf5 --out worlds/coinrun
 
     Args:
-        tokenizer: checkpoint of the tokenizer.
-        dynamics: checkpoint of the dynamics.
+        tokenizer: checkpoint of the tokenizer; or the folder of its runs, whose newest checkpoint is taken.
+        dynamics: likewise of the dynamics.
         data: dataset for prompt frames and for the names of the actions; held-out levels are best.
         out: folder to write; an older bundle there is replaced.
-        latent_actions: checkpoint of the latent action model, if the dynamics was trained on one.
+        latent_actions: likewise of the latent action model, if the dynamics was trained on one.
         name: short name; the folder's by default.
         prompts: number of starts to choose from.
         prompt_frames: frames of each; several show the model how things move.
@@ -86,7 +85,7 @@ def bundle(
         seed: of the choice of prompts.
     """
     dataset = open_dataset(data)
-    world = Genie(
+    world: Any = Genie(
         load_part(tokenizer, Tokenizer),
         load_part(dynamics, Dynamics),
         load_part(latent_actions, LatentActions) if latent_actions else None,
@@ -100,6 +99,7 @@ def bundle(
         order=order,
     )
     world.action_names = _names(world, data)
+    world.train_levels = sorted(set().union(*(trained_levels(part) for part in (tokenizer, dynamics, latent_actions) if part)))
     save_bundle(world, out, precision=precision, metrics=metrics, notes=notes.read_text() if notes else "")
     size = sum(f.stat().st_size for f in out.iterdir()) / 1e6
     print(f"saved {out} ({size:.1f} MB): {', '.join(world.action_names)}\nplay it: dreamloom play {out}")
@@ -156,6 +156,7 @@ def save_bundle(
         "temperature": world.sampling.temperature,
         "sha256": hashlib.sha256(payload).hexdigest(),
         "prompts": list(world.prompts.shape),
+        "train_levels": list(getattr(world, "train_levels", [])),
         **{part: None if getattr(world, part) is None else getattr(world, part).config for part in PARTS},
     }
     contents = {WEIGHTS: payload, CONFIG: yaml.safe_dump(config, sort_keys=False).encode()}
@@ -225,13 +226,20 @@ def _assembled(config: Any, payload: bytes) -> Genie:
     if hashlib.sha256(payload).hexdigest() != config["sha256"]:
         raise BundleError(f"{WEIGHTS} is not the file that {CONFIG} was written with (truncated or changed)")
     parts = [None if config[part] is None else build(config[part], ALLOWED) for part in PARTS]
-    world = Genie(
+    world: Any = Genie(
         *parts,  # type: ignore[arg-type]
         prompts=torch.zeros(config["prompts"], dtype=torch.uint8),
         steps=config["steps"],
         temperature=config["temperature"],
         **{key: config[key] for key in SETTINGS},
     )
+    world.train_levels = _level_ranges(config.get("train_levels", []))
     weights = {k: v.float() if v.dtype == torch.float16 else v for k, v in load(payload).items()}
     world.load_state_dict(weights)
     return world
+
+
+def _level_ranges(levels: Any) -> list[str]:
+    if not isinstance(levels, list) or not all(re.fullmatch(r"\d+:\d+", str(one)) for one in levels):
+        raise BundleError(f"train_levels {str(levels)[:80]!r} is not a list of ranges LO:HI")
+    return levels

@@ -41,7 +41,9 @@ def card(world: Any, metrics: dict[str, Any] | None, notes: str) -> str:
 
 def _size(world: Any) -> str:
     millions = {name: sum(p.numel() for p in part.parameters()) / 1e6 for name, part in world.named_children()}
-    return "Parameters: " + ", ".join(f"{name} {count:.2f} M" for name, count in millions.items()) + "."
+    levels = ", ".join(getattr(world, "train_levels", []))
+    trained = f" Trained on levels {levels} (the end excluded)." if levels else ""
+    return "Parameters: " + ", ".join(f"{name} {count:.2f} M" for name, count in millions.items()) + "." + trained
 
 
 def _table(metrics: dict[str, Any] | None) -> str:

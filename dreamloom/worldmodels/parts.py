@@ -22,3 +22,9 @@ ALLOWED = frozenset(
 def load_part(path: str | Path, kind: type[nn.Module]) -> Any:
     """The part of a world inside a training checkpoint: `dreamloom.nn.parts.load_part` with `ALLOWED`."""
     return parts.load_part(path, kind, ALLOWED)
+
+
+def trained_levels(path: str | Path) -> set[str]:
+    """Level ranges LO:HI (HI excluded) that a part was trained on; empty where its checkpoint does not say."""
+    kept = parts.read_checkpoint(parts.checkpoint_at(path)).get("ClipData")
+    return set(kept["levels"]) if isinstance(kept, dict) and "levels" in kept else set()
