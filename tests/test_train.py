@@ -1,6 +1,8 @@
 """Training runs: killed and resumed, and spread over ranks, they end in the weights of a plain run."""
 
+import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -136,6 +138,21 @@ def test_run_killed_while_it_writes_a_checkpoint_resumes_bit_for_bit(task):
         for place, value in expected.items():
             same = torch.equal(value, got[place]) if isinstance(value, torch.Tensor) else value == got[place]
             assert same, place
+
+
+def test_checkpoints_keep_the_levels_of_every_file_that_a_run_saw(workspace):
+    words = write_recipe("levels", "tokenizer", trainer={"max_steps": 1, "limit_val_batches": 0})
+    assert main(words) == 0
+    assert last("levels")["ClipData"] == {"levels": []}
+    for name, attrs in {"found": {}, "told": {"source": json.dumps({"levels": "0:50"})}}.items():
+        shutil.copy("data.hdf5", f"{name}.hdf5")
+        with h5py.File(f"{name}.hdf5", "a") as file:
+            file["infos/level_seed"] = 3 + np.arange(120) // 20
+            file.attrs.update(attrs)
+    assert main([*words, "--data.path", "found.hdf5", "--trainer.max_steps", "2", "--ckpt_path", "last"]) == 0
+    assert last("levels")["ClipData"] == {"levels": ["3:9"]}
+    assert main([*words, "--data.path", "told.hdf5", "--trainer.max_steps", "3", "--ckpt_path", "last"]) == 0
+    assert last("levels")["ClipData"] == {"levels": ["0:50", "3:9"]}
 
 
 SGD = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.3}}  # Adam turns the rounding of a zero gradient into a step

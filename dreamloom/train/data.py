@@ -1,5 +1,6 @@
 """Feeds the trainer with clips: an endless stream whose place is the trainer's own count of batches."""
 
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ import lightning as L
 from torch.utils.data import DataLoader, Dataset
 
 from dreamloom.datasets.clips import ClipSource, Residence
+from dreamloom.datasets.store import open_dataset
 from dreamloom.datasets.types import Clip
 
 
@@ -87,6 +89,7 @@ class ClipData(L.LightningDataModule):
         self.seed, self.residence, self.num_workers = seed, residence, num_workers
         self.val_fraction, self.val_batches, self.steps_per_epoch = val_fraction, val_batches, steps_per_epoch
         self.source: ClipSource | None = None
+        self.levels: set[str] = set()
 
     def setup(self, stage: str) -> None:
         """Opens the file and loads what is to be resident, once."""
@@ -104,9 +107,18 @@ class ClipData(L.LightningDataModule):
         )
         if self.num_workers and self.source.residence == "device":
             warnings.warn(f"num_workers={self.num_workers} is ignored: the frames are on the device already", stacklevel=2)
+        self.levels |= recorded_levels(self.path)
         self.train_source = self.val_source = self.source
         if self.val_fraction:
             self.train_source, self.val_source = self.source.split(self.val_fraction)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The levels trained on, kept in checkpoints: a bundle needs them to tell held-out levels from others."""
+        return {"levels": sorted(self.levels)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """A run that goes on with another file was trained on the levels of both."""
+        self.levels |= set(state_dict["levels"])
 
     def train_dataloader(self) -> StepLoader:
         """An endless stream, at the place where the trainer is."""
@@ -127,6 +139,16 @@ class ClipData(L.LightningDataModule):
         pin = trainer.strategy.root_device.type == "cuda" and not on_device
         workers = 0 if on_device else self.num_workers
         return StepLoader(batches, first=first, length=length, num_workers=workers, pin=pin)
+
+
+def recorded_levels(path: Path) -> set[str]:
+    """The range LO:HI of a dataset's levels: the one that it was recorded from, else that of the levels in it, if any."""
+    with open_dataset(path) as data:
+        source, seeds = data.attrs.get("source"), data.infos.get("level_seed")
+        told = str(source.get("levels")) if isinstance(source, dict) else ""
+        if re.fullmatch(r"\d+:\d+", told):
+            return {told}
+        return set() if seeds is None or not len(seeds) else {f"{seeds[:].min()}:{seeds[:].max() + 1}"}
 
 
 def batches_done(data: L.LightningDataModule) -> int:

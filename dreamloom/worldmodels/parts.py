@@ -27,4 +27,4 @@ def load_part(path: str | Path, kind: type[nn.Module]) -> Any:
 def trained_levels(path: str | Path) -> set[str]:
     """Level ranges LO:HI (HI excluded) that a part was trained on; empty where its checkpoint does not say."""
     kept = parts.read_checkpoint(parts.checkpoint_at(path)).get("ClipData")
-    return set(kept["levels"]) if isinstance(kept, dict) and "levels" in kept else set()
+    return set(kept.get("levels", [])) if isinstance(kept, dict) else set()
