@@ -175,6 +175,7 @@ def _index(folder: Path) -> dict[str, Any]:
         ) from error
     except ValueError as error:
         raise DatasetError(f"{path}: not JSON ({error})") from error
-    if not isinstance(index, dict) or (index.get("format"), index.get("format_version")) != (FORMAT, VERSION):
+    head = (index.get("format"), index.get("format_version")) if isinstance(index, dict) else None
+    if head != (FORMAT, VERSION) or not {"attrs", "shards"} <= index.keys():
         raise DatasetError(f"{path}: not an index of shards; expected format {FORMAT!r}, format_version {VERSION}")
     return index

@@ -5,14 +5,15 @@ thread: a matrix product that is split over threads may be summed in another ord
 many cores a rank has.
 """
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
@@ -23,6 +24,17 @@ from dreamloom.datasets.shards import INDEX, Plan, missing_shards, write_shard
 from dreamloom.datasets.types import Transitions
 from dreamloom.diffusion.curation import Rule, RuleName, curate
 from dreamloom.diffusion.upsampler import Upsampler
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Inside it torch splits no operation over threads, so that results do not depend on their number."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class Shard(NamedTuple):
@@ -80,8 +92,10 @@ class ShardGenerator(LightningModule):
             for part in pool.map(partial(self._generate, rows.stop), rows[:: self.batch_size]):
                 parts.append(part)
                 self.progress.update(len(part.data) + sum(part.dropped.values()))
-        dropped = sum((Counter(part.dropped) for part in parts), Counter())
-        return Shard(Transitions.concatenate([part.data for part in parts]), {name: dropped[name] for name in self.rules})
+        data = Transitions.concatenate([part.data for part in parts])
+        if data.next_known is None:  # all shards of a folder have the same columns
+            data = replace(data, next_known=np.ones(len(data), bool))
+        return Shard(data, {name: sum(part.dropped[name] for part in parts) for name in self.rules})
 
     def on_predict_end(self) -> None:
         self.progress.close()
@@ -95,14 +109,12 @@ class ShardGenerator(LightningModule):
     @contextmanager
     def _pool(self) -> Iterator[ThreadPoolExecutor]:
         """As many workers as this rank has cores, each of which computes alone; for a GPU just one."""
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            workers = threads if self.device.type == "cpu" else 1
-            with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        workers = torch.get_num_threads() if self.device.type == "cpu" else 1
+        with one_thread(), ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            try:
                 yield pool
-        finally:
-            torch.set_num_threads(threads)
+            finally:
+                pool.shutdown(cancel_futures=True)  # after an error or Ctrl-C nobody wants the other batches
 
 
 class ShardWriter(BasePredictionWriter):
@@ -123,7 +135,6 @@ class ShardWriter(BasePredictionWriter):
     ) -> None:
         """Writes the shard whose number is the batch."""
         self.folder.joinpath(INDEX).unlink(missing_ok=True)  # it speaks of another set of shards
-        generated = len(prediction.data) + sum(prediction.dropped.values())
-        write_shard(
-            self.folder, batch, prediction.data, self.attrs, generated=generated, dropped=prediction.dropped, **self.notes
-        )
+        data, dropped = prediction
+        generated = len(data) + sum(dropped.values())
+        write_shard(self.folder, batch, data, self.attrs, generated=generated, dropped=dropped, **self.notes)

@@ -10,6 +10,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from dreamloom.datasets.store import open_dataset
 from dreamloom.datasets.transitions import load_transitions
 from dreamloom.datasets.types import Transitions
 from dreamloom.diffusion.training import adamw, batch_of_step, generator_of_step
@@ -60,16 +61,26 @@ class TransitionData(L.LightningDataModule):
         self.path, self.batch_size, self.seed, self.limit = path, batch_size, seed, limit
         self.val_fraction, self.val_batches, self.steps_per_epoch = val_fraction, val_batches, steps_per_epoch
         self.transitions: Transitions | None = None
+        self.attrs: dict[str, Any] = {}
 
     def setup(self, stage: str) -> None:
         """Reads the rows, once."""
         if self.transitions is not None:
             return
-        self.transitions = load_transitions(self.path, limit=self.limit)
+        with open_dataset(self.path) as data:
+            self.attrs, self.transitions = data.attrs, load_transitions(data, limit=self.limit)
         # The same rows are held out whatever the seed, so runs can be compared.
         order = np.random.default_rng(0).permutation(len(self.transitions))
         held_out = round(self.val_fraction * len(order))
         self.val_rows, self.train_rows = order[:held_out], np.sort(order[held_out:])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Which data it was, kept in checkpoints: generated rows say what they are made after."""
+        assert self.transitions is not None
+        return {"path": str(self.path), "rows": len(self.transitions), "attrs": self.attrs}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Nothing to restore."""
 
     def train_dataloader(self) -> StepLoader:
         """An endless stream of row numbers, at the place where the trainer is."""

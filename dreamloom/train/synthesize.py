@@ -21,8 +21,9 @@ from dreamloom.diffusion.curation import Rule, RuleName, fit_rules, parse_rules
 from dreamloom.diffusion.solvers import Euler, SDEDPMSolver, Solver, StochasticHeun
 from dreamloom.diffusion.upsampler import ALLOWED, Upsampler, load_upsampler
 from dreamloom.nn.build import build
+from dreamloom.nn.parts import checkpoint_at, read_checkpoint
 from dreamloom.train.cli import quiet_lightning
-from dreamloom.train.generation import ShardGenerator, ShardWriter
+from dreamloom.train.generation import ShardGenerator, ShardWriter, one_thread
 
 SolverName = Literal["sde_dpm", "stochastic_heun", "euler"]
 SOLVERS: dict[SolverName, type[Solver]] = {"sde_dpm": SDEDPMSolver, "stochastic_heun": StochasticHeun, "euler": Euler}
@@ -58,7 +59,7 @@ def synthesize(
             --curate range,dynamics --real data/cheetah.hdf5
 
     Args:
-        checkpoint: a checkpoint of `dreamloom fit`, or the folder of its run.
+        checkpoint: a checkpoint of `dreamloom fit`, the folder of its run, or of a recipe's runs, of which the newest counts.
         n: rows to generate.
         out: folder of the shards.
         seed: of the stream of rows.
@@ -80,13 +81,15 @@ def synthesize(
     names = parse_rules(curate)
     if bool(names) != bool(real):
         raise ValueError("--curate and --real need each other: rows are held against the real data")
+    checkpoint = checkpoint_at(checkpoint)
     upsampler, plan = load_upsampler(checkpoint), Plan(seed, n, shard_rows)
     options: dict[str, Any] = {"solver": make_solver(upsampler, solver, steps), "condition": condition, "guidance": guidance}
     example = upsampler.sample(1, **options)
-    rules = fit_rules(names, _real_rows(real, example), quantile=quantile, seed=seed) if real else {}
+    with one_thread():
+        rules = fit_rules(names, _real_rows(real, example), quantile=quantile, seed=seed) if real else {}
     settings = _settings(upsampler, plan, options, rules)
     _require_place(out, plan, settings, sum(column.nbytes for column in vars(example).values() if column is not None))
-    attrs = {"synthetic": True, "source": {"checkpoint": str(checkpoint), "dreamloom": __version__, **settings}}
+    attrs = _attrs(checkpoint, settings)
     module = ShardGenerator(upsampler, out, plan, batch_size=batch_size, rules=rules, options=options)
     trainer = _run(module, ShardWriter(out, attrs, {"settings": settings}), accelerator, devices, num_nodes)
     if trainer.is_global_zero:
@@ -157,6 +160,17 @@ def _settings(upsampler: Upsampler, plan: Plan, options: Mapping[str, Any], rule
         "curate": {name: fingerprint(rule) for name, rule in rules.items()},
     }
     return json.loads(json.dumps(settings))
+
+
+def _attrs(checkpoint: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What every file says of itself: the real data's own attributes, and how the rows were made."""
+    real = read_checkpoint(checkpoint).get("TransitionData")
+    source = {"checkpoint": str(checkpoint), "dreamloom": __version__, **settings}
+    if not real:
+        return {"synthetic": True, "source": source}
+    kept = {name: value for name, value in real["attrs"].items() if name not in ("format", "format_version", "source")}
+    source["real"] = {"path": real["path"], "rows": real["rows"], "source": real["attrs"].get("source")}
+    return {**kept, "synthetic": True, "source": source}
 
 
 def _require_place(folder: Path, plan: Plan, settings: Mapping[str, Any], row_bytes: int) -> None:
