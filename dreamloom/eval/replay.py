@@ -55,7 +55,7 @@ def eval_replay(
     with open_dataset(synth) as data:
         sampled = sample_rows(data, rows, generator)
         _require_rows(synth, sampled)
-        about |= {"synthetic": _name(synth), "made_by": data.attrs.get("source")}
+        about |= {"synthetic": _name(synth), "upsampler": _upsampler(data.attrs.get("source"))}
     try:
         found = compare(draw(sampled, rows, generator), judges, rows=rows, seed=seed)
     except ValueError as error:
@@ -91,6 +91,14 @@ def _read_real(real: str, heldout: str | None, env: str | None, generator: np.ra
     about |= {"real_rows": len(whole), "real_episodes": int(episodes[-1]) + 1}
     about |= {"training_rows": len(training), "heldout_rows": len(unseen), "env": env or attrs.get("env")}
     return about, Real(training, unseen, whole, about["env"], kwargs)
+
+
+def _upsampler(source: Any) -> dict[str, Any] | None:
+    """What a synthetic dataset says of the model that made it, and of what that was trained on."""
+    if not isinstance(source, dict) or not isinstance(source.get("real"), dict):
+        return None
+    kept = {name: source.get(name) for name in ("model", "solver", "seed", "condition", "curate")}
+    return {**kept, "trained_on": _name(str(source["real"].get("path"))), "trained_rows": source["real"].get("rows")}
 
 
 def _require_rows(ref: str, transitions: Transitions) -> None:

@@ -73,8 +73,7 @@ def _bars(axes: Axes, title: str, values: dict[str, float | None]) -> None:
 def plot_marginals_worst(found: Findings) -> Figure:
     """The eight columns that synthetic rows get most wrong, with all sets of rows."""
     figure = Figure(figsize=(13, 6), layout="constrained")
-    columns = _worst_first(found)[:8]
-    for axes, column in zip(figure.subplots(2, 4).flat, columns, strict=False):
+    for axes, column in zip(figure.subplots(2, 4).flat, _worst_first(found)[:8], strict=False):
         _histogram(axes, found, column, ["baseline", "copula", "synthetic"])
     _legend(figure, figure.axes[0], "Columns with the largest KS distance (z-scores)")
     _drop_empty(figure)
@@ -83,7 +82,7 @@ def plot_marginals_worst(found: Findings) -> Figure:
 
 def plot_marginals(found: Findings) -> Figure:
     """All columns, real and synthetic."""
-    columns = np.sort(_worst_first(found)[:_GRID])
+    columns = sorted(_worst_first(found)[:_GRID])
     rows = -(-len(columns) // 8)
     figure = Figure(figsize=(14, 1.5 * rows + 0.6), layout="constrained")
     for axes, column in zip(figure.subplots(rows, 8, squeeze=False).flat, columns, strict=False):
@@ -94,8 +93,9 @@ def plot_marginals(found: Findings) -> Figure:
     return figure
 
 
-def _worst_first(found: Findings) -> np.ndarray:
-    return np.argsort([-distance for distance in found.scores["synthetic"]["ks"]["columns"].values()], kind="stable")
+def _worst_first(found: Findings) -> list[int]:
+    distances = list(found.scores["synthetic"]["ks"]["columns"].values())
+    return sorted(range(len(distances)), key=lambda column: -distances[column])
 
 
 def _histogram(axes: Axes, found: Findings, column: int, names: list[str], size: int = 10) -> None:

@@ -122,11 +122,16 @@ def report(metrics: dict[str, Any], pictures: list[str]) -> str:
 
 
 def _seen(settings: dict[str, Any]) -> str:
-    """Whether the held-out rows are unseen."""
-    if settings["heldout"]:
-        return f"Held-out rows are those of {settings['heldout']}; whether the upsampler has seen them is not known here."
+    """Whether the held-out rows are new to the upsampler."""
+    trained = (settings["upsampler"] or {}).get("trained_on")
+    if heldout := settings["heldout"]:
+        known = f"The upsampler was trained on {trained}" if trained else "What the upsampler was trained on is not recorded"
+        return f"Held-out rows are those of {heldout}. {known}."
+    if trained == settings["real"]:
+        seen = f"The upsampler was trained on {settings['upsampler']['trained_rows']} rows of that file and may have seen them"
+    else:
+        seen = "An upsampler that was trained on all of it has seen them"
     return (
-        "Held-out rows are whole episodes of the real file itself. An upsampler that was trained on all of it has seen them: "
-        "they still show how far apart real episodes are, but a copy of one of them is not noticed as a copy. --heldout takes "
-        "rows that it has not seen."
+        f"Held-out rows are whole episodes of the real file itself. {seen}: they still show how far apart real episodes are, "
+        "but a copy of one of them is not noticed as a copy. --heldout takes rows that it has not seen."
     )

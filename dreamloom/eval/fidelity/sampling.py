@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from dreamloom.datasets.runs import run_ends
 from dreamloom.datasets.store import Dataset, episode_bounds
 from dreamloom.datasets.transitions import count_transitions, iter_transitions
 from dreamloom.datasets.types import Transitions
@@ -36,12 +37,10 @@ def draw(transitions: Transitions, rows: int, generator: np.random.Generator) ->
 def episode_numbers(transitions: Transitions) -> np.ndarray:
     """Number of the episode that each row belongs to, (N,) int64.
 
-    An episode ends where a row says so, and where the next row does not start from what followed: rows with a timeout may
-    have been dropped (D4RL's rule).
+    An episode also ends where the next row does not start from what followed: rows with a timeout may have been dropped
+    (D4RL's rule).
     """
-    breaks = transitions.terminals | transitions.timeouts
-    breaks[:-1] |= (transitions.next_observations[:-1] != transitions.observations[1:]).any(1)
-    starts, ends = episode_bounds(breaks)
+    starts, ends = episode_bounds(run_ends(transitions, None))
     return np.repeat(np.arange(len(starts)), ends - starts)
 
 
