@@ -21,12 +21,26 @@ from dreamloom import cli
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-SHORTER = {"--steps 250000": "--steps 3000", "--steps 20000": "--steps 3000"}
+SHORTER = {
+    "--steps 250000": "--steps 3000",
+    "--steps 200000": "--steps 2000 --policy random",
+    "--steps 20000 ": "--steps 3000 ",
+    "--n 1000000": "--n 1000",
+    "--episodes 20": "--episodes 1",
+}
 SHORT_FIT = (
     "--trainer.max_steps 2 --trainer.limit_val_batches 1 --trainer.num_sanity_val_steps 0 --data.batch_size 2 "
     "--trainer.accelerator cpu --trainer.precision 32-true --trainer.enable_progress_bar false"
 )
+# Two arms with few rows, and one learner, in place of the recipe's.
+SMALL_STUDY = (
+    """--arms '{"all real": {}, "all synthetic": {"keep": false, "synthetic": 300}}' """
+    """--learners '{"bc": {"class_path": "dreamloom.agents.bc.BC", "init_args": {"seeds": 2}}}' """
+    "--updates 2 --upsampler_steps 2 --batch_size 8 --episodes 1"
+)
 EXTRA = {
+    "eval study": SMALL_STUDY,
+    "eval replay": "--rows 500",
     "fit": SHORT_FIT,
     "play": "--no-open --port 0 --device cpu",
     "eval world": "--clips 4 --steps 1",

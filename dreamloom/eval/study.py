@@ -1,5 +1,6 @@
 """`eval study`: learners trained on real, synthetic and mixed replay, acting in the real environment, over seeds."""
 
+import argparse
 import copy
 import fcntl
 import inspect
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from dreamloom.agents.agent import Agent
 from dreamloom.agents.buffer import Buffer
@@ -103,6 +104,10 @@ class Study:
                     yield environment, learner, arm
 
 
+class _Help(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
+    """Keeps the line breaks of the description."""
+
+
 def eval_study(*arguments: str) -> None:
     """Compares learners on real, synthetic and mixed data: a recipe in, a report with intervals out.
 
@@ -113,7 +118,12 @@ def eval_study(*arguments: str) -> None:
         dreamloom eval study -c recipes/studies/synther_halfcheetah.yaml --out reports/study
         dreamloom eval study -c recipes/studies/synther_halfcheetah.yaml --updates 1000 --out reports/quick
     """
-    parser = ArgumentParser(prog="dreamloom eval study", description=inspect.getdoc(eval_study), exit_on_error=False)
+    parser = ArgumentParser(
+        prog="dreamloom eval study",
+        description=inspect.getdoc(eval_study),
+        formatter_class=_Help,
+        exit_on_error=False,
+    )
     parser.add_argument("-c", "--config", action="config", help="recipe of the study")
     parser.add_argument("--out", type=Path, required=True, help="folder for study.json, report.md and the plots")
     parser.add_class_arguments(Study)
@@ -256,12 +266,19 @@ def _claimed(path: Path, wait: bool = False) -> Iterator[bool]:
 
 
 def _note_settings(path: Path, settings: dict[str, Any]) -> None:
+    """Keeps the settings; environments, learners and arms may be added to a study, nothing else may change."""
     settings = json.loads(json.dumps(settings))
     before = json.loads(path.read_text()) if path.exists() else settings
-    changed = [key for key in settings if before.get(key) != settings[key]]
+    changed = [key for key, value in settings.items() if not _extends(value, before.get(key))]
     if changed:
         raise ValueError(f"{path.parent}: holds a study with other {', '.join(changed)}; choose another --out, or delete it")
     _write_json(path, settings)
+
+
+def _extends(now: Any, before: Any) -> bool:
+    if isinstance(now, dict) and isinstance(before, dict):
+        return all(_extends(now[key], before[key]) for key in now.keys() & before.keys())
+    return now == before
 
 
 def _write_json(path: Path, value: Any) -> None:
