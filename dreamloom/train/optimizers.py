@@ -20,6 +20,11 @@ def warmup_then_cosine(warmup: int, total: int, final: float) -> Callable[[int],
     return factor
 
 
+def adamw(params: Iterable[Tensor]) -> torch.optim.Optimizer:
+    """AdamW with the settings of the Genie paper (tables 10 to 12); it has a name, so that a saved config can tell it."""
+    return torch.optim.AdamW(params, lr=3e-4, betas=(0.9, 0.9), weight_decay=1e-4)
+
+
 class MuonAdamW(torch.optim.Optimizer):
     """Muon for hidden matrices, AdamW for embeddings, norms and biases, behind one optimizer.
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dreamloom.datasets.types import Clip
 from dreamloom.tokenizers.st_vivit import Tokenizer
-from dreamloom.train.optimizers import warmup_then_cosine
+from dreamloom.train.optimizers import adamw, warmup_then_cosine
 from dreamloom.worldmodels.dynamics import Dynamics
 from dreamloom.worldmodels.latent_actions import LatentActions
 from dreamloom.worldmodels.parts import load_part
@@ -41,7 +41,7 @@ class Task(LightningModule):
         self,
         model: nn.Module,
         *,
-        optimizer: OptimizerCallable = lambda p: torch.optim.AdamW(p, lr=3e-4, betas=(0.9, 0.9), weight_decay=1e-4),
+        optimizer: OptimizerCallable = adamw,
         warmup_steps: int = 500,
         final_lr: float = 1.0,
         seed: int = 0,
