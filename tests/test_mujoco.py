@@ -1,6 +1,8 @@
 """Recording replay: every row is checked against the real simulator, and SAC's recordings against an interrupted one."""
 
 import json
+import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -163,3 +165,12 @@ def test_on_the_command_line(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "stable_baselines3", None)
     assert main(words) == 2
     assert "pip install 'dreamloom[sb3]'" in capsys.readouterr().err
+
+
+def test_the_commands_of_the_page_run(tmp_path, monkeypatch):
+    page = (Path(__file__).parent.parent / "docs" / "data.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    commands = re.findall(r"^dreamloom (collect mujoco .*)$", page, re.MULTILINE)
+    for command in commands:
+        assert main(shlex.split(re.sub(r"--steps \d+", "--steps 60", command))) == 0
+    assert len(commands) == len(list((tmp_path / "data").iterdir())) == 2
