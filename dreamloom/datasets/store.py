@@ -123,10 +123,19 @@ def _reopen(ref: str, max_episode_steps: int | None) -> Dataset:
 
 def _opener(ref: str) -> Callable[[int | None], Dataset]:
     """The reader of a format. Readers import this module, and some of them optional packages, so they come in late."""
-    if ref.startswith("minari:"):
-        from dreamloom.datasets.minari_format import minari_path, open_minari
+    from dreamloom.datasets.hdf5 import open_hdf5
 
-        return lambda _: open_minari(minari_path(ref.removeprefix("minari:")))
+    if ref.startswith("minari:"):
+        from dreamloom.datasets.fetch import minari_folder
+        from dreamloom.datasets.minari_format import open_minari
+
+        return lambda _: open_minari(minari_folder(ref.removeprefix("minari:")))
+    if ref.startswith("d4rl:"):
+        from dreamloom.datasets.fetch import d4rl_file
+        from dreamloom.datasets.scores import step_limit
+
+        name = ref.removeprefix("d4rl:")
+        return lambda limit: open_hdf5(d4rl_file(name), max_episode_steps=limit or step_limit(name))
     path = Path(ref)
     if not path.exists():
         raise DatasetError(f"{path}: no such file")
@@ -136,8 +145,6 @@ def _opener(ref: str) -> Callable[[int | None], Dataset]:
         from dreamloom.datasets.npz import open_npz
 
         return lambda _: open_npz(path)
-    from dreamloom.datasets.hdf5 import open_hdf5
-
     return lambda limit: open_hdf5(path, max_episode_steps=limit)
 
 
