@@ -2,7 +2,7 @@
 
 import copy
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from dreamloom.datasets.types import Transitions
 from dreamloom.diffusion import conditions
 from dreamloom.diffusion.conditions import HARMONICS, Ranks, Relevance, rank_features
 from dreamloom.diffusion.denoisers import ResidualMLP
-from dreamloom.diffusion.objectives import EDM, Objective
+from dreamloom.diffusion.objectives import EDM, Network, Objective
 from dreamloom.diffusion.row_noise import RowNoise, random_words
 from dreamloom.diffusion.rows import NextObservation, Rows, Terminals
 from dreamloom.diffusion.solvers import Denoise, SDEDPMSolver, Solver
@@ -37,6 +37,7 @@ ALLOWED = frozenset(
         "diffusers_solver.DiffusersSolver",
     )
 )
+Precision = Literal["float32", "bfloat16"]
 DRAWN = 2**64 - 1  # the step of the row noise that draws discrete values; solvers count from 0
 
 
@@ -65,6 +66,7 @@ class Upsampler(nn.Module, Buildable):
         max_levels: a column of at most so many distinct values is drawn, not diffused (see `Rows`).
         condition: scalar that `sample` can be guided by (see `conditions`); None for an unconditional model.
         condition_dropout: share of training rows that do not show it (Prioritized Generative Replay: 0.25).
+        precision: of the network's matrix products; what is around them is float32.
         ema: decay of the averaged weights that `sample` uses.
         ema_every: training steps between two averagings.
         rows: codec of the data; `prepare` makes it, a checkpoint brings it.
@@ -87,6 +89,7 @@ class Upsampler(nn.Module, Buildable):
         max_levels: int = 16,
         condition: Relevance | None = None,
         condition_dropout: float = 0.25,
+        precision: Precision = "float32",
         ema: float = 0.995,
         ema_every: int = 10,
         rows: Rows | None = None,
@@ -97,7 +100,7 @@ class Upsampler(nn.Module, Buildable):
         self.objective, self.solver = objective or EDM(), solver or SDEDPMSolver()
         self.terminals, self.next_observation, self.max_levels = terminals, next_observation, max_levels
         self.condition, self.condition_dropout = condition, condition_dropout
-        self.ema, self.ema_every = ema, ema_every
+        self.precision, self.ema, self.ema_every = precision, ema, ema_every
         self.rows: Rows | None = None
         self.ranks: Ranks | None = None
         self.register_buffer("_anchor", torch.zeros(0), persistent=False)  # knows the device before there are networks
@@ -199,7 +202,8 @@ class Upsampler(nn.Module, Buildable):
         """Loss on encoded rows, and metrics. In eval mode it is that of the averaged weights."""
         shown = torch.rand(len(batch.ranks), generator=generator, device=self.device) >= self.condition_dropout
         features = self._features(batch.labels, batch.ranks, shown.float())
-        return self.objective.loss(self.network if self.training else self.average, batch.values, features, generator)
+        network = self._rounded(self.network if self.training else self.average)
+        return self.objective.loss(network, batch.values, features, generator)
 
     @torch.no_grad()
     def sample(
@@ -264,16 +268,26 @@ class Upsampler(nn.Module, Buildable):
         nothing = torch.zeros(len(labels), device=self.device)
         plain = self._features(labels, nothing, nothing)
         shown = None if ranks is None else self._features(labels, ranks, nothing + 1)
+        network = self._rounded(self.average)
 
         def denoise(x: Tensor, sigma: Tensor) -> Tensor:
             if shown is None:
-                return self.objective.denoise(self.average, x, sigma, plain)
-            conditional = self.objective.denoise(self.average, x, sigma, shown)
+                return self.objective.denoise(network, x, sigma, plain)
+            conditional = self.objective.denoise(network, x, sigma, shown)
             if guidance == 1:
                 return conditional
-            return torch.lerp(self.objective.denoise(self.average, x, sigma, plain), conditional, guidance)
+            return torch.lerp(self.objective.denoise(network, x, sigma, plain), conditional, guidance)
 
         return denoise
+
+    def _rounded(self, network: Network) -> Network:
+        """The network with matrix products in the precision asked for."""
+
+        def call(x: Tensor, label: Tensor, condition: Tensor | None) -> Tensor:
+            with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+                return network(x, label, condition).to(x.dtype)
+
+        return call
 
     def _features(self, labels: Tensor, ranks: Tensor, shown: Tensor) -> Tensor | None:
         """(b, c) what the network is told of each row; None where there is nothing to tell."""
