@@ -12,7 +12,9 @@ from dreamloom.datasets.transitions import load_transitions
 from dreamloom.datasets.types import Transitions
 from dreamloom.eval.fidelity import scores
 from dreamloom.eval.fidelity.baselines import noise_copies
+from dreamloom.eval.fidelity.report import report
 from dreamloom.eval.fidelity.scores import Real, compare
+from dreamloom.eval.replay import evaluate
 
 PLOTS = {f"{name}.png" for name in ("summary", "marginals_worst", "marginals", "correlation", "dynamics", "nearest")}
 
@@ -81,23 +83,21 @@ def test_copies_are_found_out_and_fresh_rows_are_as_good_as_real(hopper_file: Pa
     assert new["synthetic"]["ks"]["mean"] == pytest.approx(new["floor"]["ks"]["mean"], rel=1)
 
 
-def test_heldout_rows_may_come_from_another_file(cheetah_file: Path, tmp_path: Path) -> None:
-    data = load_transitions(cheetah_file)
+def test_heldout_rows_may_come_from_another_file(hopper_file: Path, tmp_path: Path) -> None:
+    data = load_transitions(hopper_file)
     first, second = (write(tmp_path / f"{i}.hdf5", data[1000 * i :][:1000]) for i in range(2))
-    words = ["eval", "replay", str(cheetah_file), "--real", str(first), "--rows", "200", "--seed", "3"]
-    results = []
-    for out in (tmp_path / "a", tmp_path / "b"):
-        assert main([*words, "--heldout", str(second), "--out", str(out)]) == 0
-        results.append(metrics_of(out))
-        assert "is not recorded" in (out / "report.md").read_text()
-        assert not (out / "dynamics.png").exists()
-    found, again = results
+    settings = {"real": str(first), "heldout": str(second), "rows": 200, "seed": 3}
+    (found, _), (again, _) = (evaluate(str(hopper_file), **settings) for _ in range(2))
     assert found["settings"]["heldout"] == "1.hdf5"
     assert (found["settings"]["training_rows"], found["settings"]["heldout_rows"]) == (1000, 1000)
     assert found["synthetic"]["dynamics"] == {"mse": None}
     assert "--env can" in found["notes"]["dynamics"], "the copies do not name their environment"
     for row in ("synthetic", "floor", "baseline", "copula"):
         assert found[row] == again[row], "with a seed, all figures repeat"
+    text = report(found, [])
+    assert "What the upsampler was trained on is not recorded" in text
+    assert "`dynamics` is not measured: the real file does not say" in text
+    assert "dynamics MSE  " not in text
 
 
 def test_a_d4rl_file_has_no_next_observation_of_terminals(hopper_file: Path, tmp_path: Path) -> None:
@@ -106,13 +106,19 @@ def test_a_d4rl_file_has_no_next_observation_of_terminals(hopper_file: Path, tmp
     with h5py.File(plain, "w") as file:
         for name in ("observations", "actions", "rewards", "terminals", "timeouts"):
             file[name] = getattr(data, name)
-    words = ["eval", "replay", str(hopper_file), "--real", str(plain), "--env", "Hopper-v5", "--rows", "500"]
-    assert main([*words, "--out", str(tmp_path / "out")]) == 0
-    found = metrics_of(tmp_path / "out")
+    found, _ = evaluate(str(hopper_file), real=str(plain), env="Hopper-v5", rows=500)
     assert found["floor"]["dynamics"]["mse"] < 1e-9, "no row is held against another episode's first observation"
     assert found["floor"]["terminal"]["rate"] > 0.03
     assert found["floor"]["dynamics"]["terminal_recall"] == 1
     assert found["settings"]["real_episodes"] > 80
+
+
+def test_the_report_says_what_the_upsampler_was_trained_on(hopper_file: Path, tmp_path: Path) -> None:
+    source = {"model": "0123", "seed": 1, "real": {"path": f"data/{hopper_file.name}", "rows": 2000, "source": None}}
+    synth = write(tmp_path / "synth.hdf5", load_transitions(hopper_file)[:500], source=json.dumps(source))
+    found, _ = evaluate(str(synth), real=str(hopper_file), rows=100)
+    assert found["settings"]["upsampler"]["trained_on"] == hopper_file.name
+    assert "The upsampler was trained on 2000 rows of that file and may have seen them" in report(found, [])
 
 
 def test_mistakes_are_one_line(
@@ -131,7 +137,7 @@ def test_mistakes_are_one_line(
     single = write(tmp_path / "single.hdf5", load_transitions(cheetah_file)[:600])
     assert "(11,) observations and (3,) actions a row are not those of the real data" in complaint(hopper_file, cheetah_file)
     assert "has 5 transitions, at least 100" in complaint(one, hopper_file)
-    assert "nan.hdf5: a0 is nan" in complaint(broken, hopper_file)
+    assert "nan.hdf5: a0 is nan in some row" in complaint(broken, hopper_file)
     assert "single.hdf5: its 600 rows are one episode" in complaint(cheetah_file, single)
     assert "pixels are not compared" in complaint(cheetah_file, coinrun_file)
     assert "those of Walker2d-v5 have (17,)" in complaint(hopper_file, hopper_file, "--env", "Walker2d-v5")

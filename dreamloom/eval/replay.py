@@ -13,11 +13,8 @@ from dreamloom.datasets.types import Transitions
 from dreamloom.eval.fidelity.baselines import NOISE
 from dreamloom.eval.fidelity.report import table, write_report
 from dreamloom.eval.fidelity.sampling import draw, episode_numbers, heldout_mask, sample_rows
-from dreamloom.eval.fidelity.scores import Real, compare
+from dreamloom.eval.fidelity.scores import Findings, Real, compare
 from dreamloom.eval.provenance import provenance
-
-# Share of the real rows that is held out, in whole episodes.
-HELDOUT = 0.2
 
 
 def eval_replay(
@@ -38,14 +35,40 @@ def eval_replay(
         synth: the synthetic transitions: a folder of shards, an HDF5 or npz file, minari:NAME or d4rl:NAME.
         real: the real ones that they were made from, likewise.
         out: folder for the report.
-        heldout: real transitions that the upsampler has not seen; by default a fifth of the episodes of `real`, which it has
-            seen if it was trained on all of `real`.
+        heldout: real transitions that the upsampler has not seen; by default one in five episodes of `real`, which it
+            has seen if it was trained on all of `real`.
         rows: at most so many rows of each are compared.
         env: Gymnasium id of the MuJoCo environment to check the dynamics in; by default the one that `real` names.
         seed: of all that is drawn.
 
     Examples:
         dreamloom eval replay data/cheetah_synth --real data/cheetah.hdf5 --out reports/fidelity
+    """
+    metrics, found = evaluate(synth, real=real, heldout=heldout, rows=rows, env=env, seed=seed)
+    write_report(out, metrics, found)
+    print(table(metrics))
+    print(f"wrote {out}/metrics.json, report.md and plots in {metrics['seconds']:.0f} s")
+    return metrics
+
+
+def evaluate(
+    synth: str, *, real: str, heldout: str | None = None, rows: int = 20_000, env: str | None = None, seed: int = 0
+) -> tuple[dict[str, Any], Findings]:
+    """`eval_replay` without its files.
+
+    Args:
+        synth: see `eval_replay`.
+        real: see `eval_replay`.
+        heldout: see `eval_replay`.
+        rows: see `eval_replay`.
+        env: see `eval_replay`.
+        seed: see `eval_replay`.
+
+    Returns:
+        The content of `metrics.json`, and what the plots are made of.
+
+    Raises:
+        ValueError: a file cannot be read, or they do not fit one another or the environment.
     """
     if rows < 100:
         raise ValueError(f"--rows {rows}: must be at least 100")
@@ -61,12 +84,8 @@ def eval_replay(
     except ValueError as error:
         raise ValueError(f"{synth}: {error}") from error
     settings = {**about, "rows": rows, "seed": seed, "noise_sd": NOISE}
-    metrics: dict[str, Any] = {**found.scores, "notes": found.notes, "settings": settings}
-    metrics |= {**provenance(torch.device("cpu")), "seconds": time.perf_counter() - began}
-    write_report(out, metrics, found)
-    print(table(metrics))
-    print(f"wrote {out}/metrics.json, report.md and plots in {metrics['seconds']:.0f} s")
-    return metrics
+    metrics = {**found.scores, "notes": found.notes, "settings": settings, **provenance(torch.device("cpu"))}
+    return {**metrics, "seconds": time.perf_counter() - began}, found
 
 
 def _read_real(real: str, heldout: str | None, env: str | None, generator: np.random.Generator) -> tuple[dict[str, Any], Real]:
@@ -84,7 +103,7 @@ def _read_real(real: str, heldout: str | None, env: str | None, generator: np.ra
         _require_rows(heldout, unseen)
     else:
         try:
-            mask = heldout_mask(episodes, HELDOUT, generator)
+            mask = heldout_mask(episodes, generator)
         except ValueError as error:
             raise ValueError(f"{real}: {error}") from error
         training, unseen = whole[~mask], whole[mask]

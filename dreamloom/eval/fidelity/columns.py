@@ -58,9 +58,7 @@ class Columns:
             raise ValueError(f"{shapes} are not those of the real data, whose columns are {' '.join(self.names)}")
         if not np.isfinite(values).all():
             row, column = np.argwhere(~np.isfinite(values))[0]
-            raise ValueError(
-                f"column {self.names[column]} is {values[row, column]} in sampled row {row}: expected finite numbers"
-            )
+            raise ValueError(f"{self.names[column]} is {values[row, column]} in some row, expected finite numbers")
         return (values - self.mean) / self.sd
 
 

@@ -103,7 +103,7 @@ def _histogram(axes: Axes, found: Findings, column: int, names: list[str], size:
     # Tails would leave the body of the distribution in a few bins.
     low, high = np.quantile(np.concatenate([real, found.rows["synthetic"][:, column]]), [0.002, 0.998])
     bins = np.linspace(low - 1e-3, high + 1e-3, 50).tolist()
-    axes.hist(real.clip(low, high), bins, density=True, color=_REAL, label="real, held out")
+    axes.hist(real.clip(low, high), bins, density=True, histtype="stepfilled", color=_REAL, label="real, held out")
     for name in names:
         label, colour = _STYLE[name]
         values = found.rows[name][:, column].clip(low, high)
@@ -184,7 +184,8 @@ def plot_nearest(found: Findings) -> Figure:
     axes = figure.subplots()
     most = max(float(np.quantile(far, 0.99)) for far in found.nearest.values())
     bins = np.linspace(0, most, 60).tolist()
-    axes.hist(found.nearest["floor"].clip(0, most), bins, density=True, color=_REAL, label="real, held out")
+    far = found.nearest["floor"].clip(0, most)
+    axes.hist(far, bins, density=True, histtype="stepfilled", color=_REAL, label="real, held out")
     for name in list(_STYLE)[1:]:
         label, colour = _STYLE[name]
         axes.hist(found.nearest[name].clip(0, most), bins, density=True, histtype="step", color=colour, label=label)

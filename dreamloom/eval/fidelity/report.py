@@ -30,16 +30,16 @@ METRICS = {
     "reward.sd": "reward, sd",
 }
 READING = f"""\
-- **floor**: real training rows against real rows of other episodes. What is made from the training rows cannot be expected to
-  be nearer.
-- **copula**, **noise copies**: cheap ways to make rows. What is not better than these is not worth a generative model.
+- **floor**: real training rows against real rows of other episodes; what is made from them cannot be expected to be nearer.
+- **copula**: the right columns and their correlations, and nothing else. **noise copies**: what repeating the data gives, small
+  errors and nothing new.
 - **KS** (0 to 1) and **Wasserstein** (in standard deviations): one column at a time; at the floor is as good as real.
 - **correlation distance**: mean absolute difference of the correlations between columns; at the floor is as good as real.
 - **dynamics MSE**: the real simulator is set to each row's state and takes its action; mean of ((s' - s'_sim) / sd)^2 over rows
   and dimensions, sd of the real training rows; the reward likewise. 0 obeys physics, which marginals cannot show; the median
   tells whether a few rows make the mean.
 - **distance to nearest, ratio**: median distance to the nearest training row over that of held-out real rows. Near 0 is
-  memorised, 1 is as far from the training rows as other episodes are. **near-copies**: share within {COPY:g} of that distance.
+  memorised, 1 is as new as other episodes, far above 1 is beside the data. **near-copies**: share within {COPY:g} of that distance.
 - **C2ST**: can boosted trees tell the rows from real ones of the same episodes? 0.5 they cannot, 1 always. Very sharp: small
   noise is found out, so read it beside the others."""
 
@@ -103,15 +103,14 @@ def report(metrics: dict[str, Any], pictures: list[str]) -> str:
         "",
         f"{metrics['synthetic']['rows']} synthetic rows; {settings['training_rows']} real training rows and "
         f"{settings['heldout_rows']} held out, of {settings['heldout'] or 'the same file'}; seed {settings['seed']}. "
-        f"Noise copies have {settings['noise_sd']:g} standard deviations of noise. {machine['cpu']}, {machine['threads']} "
-        f"threads; commit {metrics['commit']}.",
+        f"Noise copies have {settings['noise_sd']:g} standard deviations of noise. {machine['cpu']}, "
+        f"{machine['threads']} thread(s); commit {metrics['commit']}.",
         "",
         table(metrics),
         "",
         f"Worst column by KS: {worst[0]} ({worst[1]:.3f}). {_seen(settings)}",
         "",
-        *[f"- `{key}`: not measured: {reason}." for key, reason in metrics["notes"].items()],
-        "",
+        *[f"`{key}` is not measured: {reason}.\n" for key, reason in metrics["notes"].items()],
         "How to read it:",
         "",
         READING,

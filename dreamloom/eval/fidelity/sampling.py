@@ -44,13 +44,16 @@ def episode_numbers(transitions: Transitions) -> np.ndarray:
     return np.repeat(np.arange(len(starts)), ends - starts)
 
 
-def heldout_mask(episodes: np.ndarray, share: float, generator: np.random.Generator) -> np.ndarray:
-    """Rows of random whole episodes that make up about a share of all rows, at least one episode and never all.
+def heldout_mask(episodes: np.ndarray, generator: np.random.Generator, *, every: int = 5) -> np.ndarray:
+    """Rows of one random episode of every five, at least of one and never of all.
+
+    Held-out episodes are spread over time because a replay's policy changes with it: drawn from anywhere, they would differ
+    from the rest by more than chance has to.
 
     Args:
         episodes: (N,) as `episode_numbers` gives them.
-        share: of the rows.
         generator: of the choice.
+        every: episodes of which one is held out.
 
     Returns:
         (N,) bool.
@@ -58,11 +61,9 @@ def heldout_mask(episodes: np.ndarray, share: float, generator: np.random.Genera
     Raises:
         ValueError: there is only one episode.
     """
-    lengths = np.bincount(episodes)
-    if len(lengths) < 2:
-        raise ValueError(
-            f"its {len(episodes)} rows are one episode, so none can be held out; give other real rows as --heldout"
-        )
-    order = generator.permutation(len(lengths))
-    count = int(np.searchsorted(np.cumsum(lengths[order]), share * len(episodes))) + 1
-    return np.isin(episodes, order[: min(count, len(lengths) - 1)])
+    count = int(episodes.max(initial=-1)) + 1
+    if count < 2:
+        raise ValueError(f"its {len(episodes)} rows are one episode: none can be held out; give others as --heldout")
+    firsts = np.arange(0, count, every)
+    chosen = generator.integers(firsts, np.minimum(firsts + every, count))
+    return np.isin(episodes, chosen if count % every == 0 or len(chosen) == 1 else chosen[:-1])
