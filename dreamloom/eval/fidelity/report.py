@@ -39,7 +39,8 @@ READING = f"""\
   and dimensions, sd of the real training rows; the reward likewise. 0 obeys physics, which marginals cannot show; the median
   tells whether a few rows make the mean.
 - **distance to nearest, ratio**: median distance to the nearest training row over that of held-out real rows. Near 0 is
-  memorised, 1 is as new as other episodes, far above 1 is beside the data. **near-copies**: share within {COPY:g} of that distance.
+  memorised, 1 is as new as other episodes, far above 1 is beside the data. **near-copies**: share within {COPY:g} of that
+  distance.
 - **C2ST**: can boosted trees tell the rows from real ones of the same episodes? 0.5 they cannot, 1 always. Very sharp: small
   noise is found out, so read it beside the others."""
 
