@@ -1,12 +1,22 @@
 import shutil
 
+import h5py
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
+from some_rows import rows
 
-from dreamloom.datasets.describe import contact_sheet, describe
+from dreamloom import cli
+from dreamloom.datasets.contact_sheet import contact_sheet
+from dreamloom.datasets.convert import save_dataset
+from dreamloom.datasets.describe import describe
+from dreamloom.datasets.lazy import as_lazy
 from dreamloom.datasets.recorder import Column
 from dreamloom.datasets.store import open_dataset
+from dreamloom.datasets.summary import summarize
+from dreamloom.datasets.types import Transitions
 from dreamloom.datasets.writer import EpisodeWriter
 
 
@@ -67,3 +77,99 @@ def test_files_of_any_size_can_be_described(tmp_path, lengths, capsys):
 def test_continuous_actions_are_told_by_dimension(tmp_path, capsys):
     describe(write(tmp_path / "a.hdf5", [3, 3], actions=Column(np.float32, (2,))))
     assert "dimension 1: min 0, quarter 0.25, half 1, three quarters 1.75, max 2" in capsys.readouterr().out
+
+
+def recording(lengths, seed=0):
+    """Episodes that end in turn by a terminal and by a timeout; every reward is 1."""
+    parts = []
+    for number, length in enumerate(lengths):
+        walk = np.random.default_rng(seed + number).normal(size=(length + 1, 3)).cumsum(axis=0).astype(np.float32)
+        last = np.arange(length) == length - 1
+        parts.append(
+            Transitions(
+                walk[:-1],
+                walk[:-1, :2],
+                np.ones(length, np.float32),
+                walk[1:],
+                last & (number % 2 == 0),
+                last & (number % 2 == 1),
+            )
+        )
+    return Transitions.concatenate(parts)
+
+
+@pytest.mark.parametrize("name", ["a.hdf5", "a.npz", "a"])
+def test_a_recording_of_vectors_is_told_with_returns_and_scores(tmp_path, capsys, name):
+    save_dataset(recording([40, 20, 60]), tmp_path / name, attrs={"env": "HalfCheetah-v5"})
+    assert cli.main(["data", str(tmp_path / name)]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    for fact in [
+        "120 rows",
+        "observations float32 (120, 3)",
+        "3 episodes: 2 terminal, 1 timed out or cut",
+        "rows an episode: min 20, quarter 30, half 40, three quarters 50, max 60",
+        "120 transitions",
+        "100.00% of the rows have a reward",
+        "return of an episode: min 20, quarter 30, half 40, three quarters 50, max 60, mean 40",
+        "normalised score (HalfCheetah-v5: 0 is a return of -280.179, 100 of 12135): mean 2.6, max 2.7",
+        "observations dimension 0: min",
+        "env: HalfCheetah-v5",
+    ]:
+        assert fact in told
+    with Image.open(tmp_path / "a.png") as shown:
+        assert shown.width > 1000
+
+
+def test_scores_with_constants_of_ones_own(tmp_path, capsys):
+    save_dataset(recording([40, 20]), tmp_path / "a.hdf5", attrs={"env": "Mine-v0"})
+    describe(tmp_path / "a.hdf5")
+    assert "normalised" not in capsys.readouterr().out
+    assert cli.main(["data", str(tmp_path / "a.hdf5"), "--constants", "[20, 120]"]) == 0
+    assert "normalised score (Mine-v0: 0 is a return of 20, 100 of 120): mean 10.0, max 20.0" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["a.hdf5", "a"])
+def test_rows_that_do_not_follow_one_another_have_no_episodes(tmp_path, capsys, name):
+    data = rows(200)
+    save_dataset(data, tmp_path / name, attrs={"synthetic": True})
+    describe(tmp_path / name, out=tmp_path / "b.png")
+    told = capsys.readouterr().out
+    terminals = int(data.terminals.sum())
+    assert f"none: rows do not follow one another; {terminals} are terminal ({terminals / 200:.2%})" in told
+    assert "return of an episode" not in told
+    assert (tmp_path / "b.png").exists()
+
+
+def test_transitions_without_what_followed_are_counted(tmp_path, capsys):
+    data = recording([5, 5, 5])
+    with h5py.File(tmp_path / "a.hdf5", "w") as file:
+        for name in ("observations", "actions", "rewards", "terminals", "timeouts"):
+            file[name] = getattr(data, name)
+    describe(tmp_path / "a.hdf5")
+    # Rows 4 and 14 are terminal, row 9 timed out; row 14 is the last.
+    assert "13 transitions, 1 of them (terminal) without what followed" in capsys.readouterr().out
+
+
+def test_discrete_actions_and_values_that_are_not_finite(tmp_path, capsys):
+    data = recording([30, 30])
+    data.observations[7, 1] = np.nan
+    save_dataset(Transitions(**{**vars(data), "actions": np.arange(60) % 3}), tmp_path / "a.npz")
+    describe(tmp_path / "a.npz")
+    told = capsys.readouterr().out
+    assert "1 values are not finite" in told
+    assert "33.33%  ####" in told
+
+
+@settings(max_examples=30)
+@given(st.integers(1, 300), st.integers(1, 50), st.integers(0, 9), st.sampled_from([0.0, 1e6]))
+def test_the_summary_is_that_of_the_whole_array(n, block, seed, offset):
+    values = np.random.default_rng(seed).normal(size=(n, 2)) + offset
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dreamloom.datasets.summary._ROWS", block)
+        patch.setattr("dreamloom.datasets.summary._SAMPLE", 20)
+        found = summarize(as_lazy(values))
+    np.testing.assert_allclose(found.mean, values.mean(axis=0), rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(found.std, values.std(axis=0), rtol=1e-6, atol=1e-6)
+    assert (found.low == values.min(axis=0)).all()
+    assert (found.high == values.max(axis=0)).all()
+    np.testing.assert_array_equal(found.sample, values[:: max(1, n // 20)])

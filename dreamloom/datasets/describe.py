@@ -1,137 +1,223 @@
-"""What is in a dataset file: schema, episodes, statistics, and a contact sheet to look at."""
+"""What is in a dataset: schema, episodes, statistics, and a picture to look at."""
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
 
 from dreamloom.datasets.atomic import atomic_path
+from dreamloom.datasets.columns import COLUMNS, is_pixels
+from dreamloom.datasets.contact_sheet import contact_sheet
+from dreamloom.datasets.runs import run_ends
+from dreamloom.datasets.scores import normalized_score, score_constants
 from dreamloom.datasets.store import Dataset, open_dataset
+from dreamloom.datasets.summary import Summary, summarize
+from dreamloom.datasets.transitions import count_transitions, iter_transitions
 
-_ROWS, _COLUMNS = 8, 12  # episodes, and frames of each, on the contact sheet
-_TILE = 96  # smallest side of a frame on the sheet, in pixels
+_LOOK = 4096  # rows that show whether one follows from the other
+_DIMENSIONS = 40  # that are told one by one
 
 
-def describe(path: Path, *, out: Path | None = None) -> None:
-    """Shows what is in a dataset file, and draws a contact sheet of it.
+def describe(
+    path: str | Path,
+    *,
+    out: Path | None = None,
+    constants: tuple[float, float] | None = None,
+    max_episode_steps: int | None = None,
+) -> None:
+    """Shows what is in a dataset, and draws a picture of it.
+
+    Pictures are drawn as a contact sheet; vectors as returns over time, rewards, and the range of every dimension.
 
     Args:
-        path: the file.
+        path: an HDF5 file, a folder of shards, an .npz archive, minari:NAME or d4rl:NAME.
         out: the PNG to draw; by default FILE.png beside the file. An older one is replaced.
+        constants: returns of a random and of an expert policy, e.g. '[0, 500]', for normalised scores; by default those that
+            D4RL publishes for the environment.
+        max_episode_steps: the environment's step limit, for a D4RL file without timeouts.
 
     Examples:
         dreamloom data data/coinrun.hdf5
+        dreamloom data halfcheetah-medium-v2.hdf5
 
     Raises:
         ValueError: not a dataset, or not a whole one.
     """
-    sheet = out or path.with_suffix(".png")
-    with open_dataset(path) as data:
-        for title, lines in _report(data).items():
+    with open_dataset(path, max_episode_steps=max_episode_steps) as data:
+        found = _Found(data, constants)
+        for title, lines in found.sections().items():
             print(title, *(f"  {line}" for line in lines), sep="\n")
         if len(data):
-            with atomic_path(sheet) as temporary:
-                contact_sheet(data).save(temporary)
-            print(f"contact sheet\n  {sheet}")
+            picture = out or _beside(data)
+            with atomic_path(picture) as temporary:
+                found.draw(temporary)
+            print(f"{'contact sheet' if is_pixels(data.observations) else 'picture'}\n  {picture}")
 
 
-def _report(data: Dataset) -> dict[str, list[str]]:
-    sections = {str(data.path): _schema(data), "episodes": _episodes(data), "rewards": _rewards(data)}
-    sections |= {"actions": _actions(data), "levels": _levels(data), "attributes": _attributes(data)}
-    return {title: lines for title, lines in sections.items() if lines}
+class _Found:
+    """All that one look at a dataset finds out."""
 
+    def __init__(self, data: Dataset, constants: tuple[float, float] | None) -> None:
+        self.data = data
+        self.env = next((name for name in _names(data) if score_constants(name)), str(data.attrs.get("env", data.path.stem)))
+        self.constants = constants or score_constants(self.env)
+        self.consecutive = _consecutive(data)
+        self.columns = {name: summarize(getattr(data, name), name) for name in self._numbers()}
+        self.returns = self._returns() if self.consecutive and data.rewards is not None and len(data) else None
 
-def _schema(data: Dataset) -> list[str]:
-    names = ["observations", "actions", "rewards", "terminals", "timeouts"]
-    arrays = {name: getattr(data, name) for name in names} | {f"infos/{k}": v for k, v in data.infos.items()}
-    size = data.path.stat().st_size / 1e6
-    lines = [f"{name:<18}{a.dtype!s:<9}{a.shape}" for name, a in arrays.items() if a is not None]
-    return [f"{len(data):,} rows, {size:,.1f} MB, {data.fps:g} frames/s", *lines]
+    def sections(self) -> dict[str, list[str]]:
+        """Title -> lines of the report."""
+        sections = {self.data.ref: self._schema(), "episodes": list(self._episodes()), "rewards": list(self._rewards())}
+        if "observations" in self.columns:
+            sections["observations"] = _table(self.columns["observations"])
+        sections |= {"actions": self._actions(), "levels": self._levels(), "attributes": self._attributes()}
+        return {title: lines for title, lines in sections.items() if lines}
 
+    def draw(self, path: Path) -> None:
+        """Draws the picture."""
+        if is_pixels(self.data.observations):
+            contact_sheet(self.data).save(path)
+            return
+        from dreamloom.datasets.overview import overview
 
-def _episodes(data: Dataset) -> list[str]:
-    starts, ends = data.episodes
-    if not len(starts):
-        return ["none"]
-    terminals, timeouts = int(data.terminals[:].sum()), int(data.timeouts[:].sum())
-    ended = f"{terminals:,} terminal, {timeouts:,} timed out or cut"
-    return [f"{len(starts):,} episodes: {ended}", f"rows an episode: {_quantiles(ends - starts)}"]
+        figure = overview(
+            f"{self.data.path.name}: {len(self.data):,} rows",
+            self.columns,
+            returns=self.returns,
+            constants=self.constants,
+            actions=self._codes(),
+        )
+        figure.savefig(path, dpi=110)
 
+    def _numbers(self) -> Iterator[str]:
+        if len(self.data):
+            if not is_pixels(self.data.observations):
+                yield "observations"
+            if self.data.actions is not None and self.data.actions.dtype.kind == "f":
+                yield "actions"
+            if self.data.rewards is not None:
+                yield "rewards"
 
-def _rewards(data: Dataset) -> list[str]:
-    if data.rewards is None or not len(data):
-        return []
-    rewards, (starts, _) = data.rewards[:], data.episodes
-    returns = np.add.reduceat(rewards.astype(np.float64), starts)
-    rate = f"{(rewards != 0).mean():.2%} of the rows have a reward"
-    return [rate, f"return of an episode: {_quantiles(returns)}, mean {returns.mean():.3g}"]
+    def _returns(self) -> np.ndarray:
+        assert self.data.rewards is not None
+        return np.add.reduceat(self.data.rewards[:].astype(np.float64), self.data.episodes[0])
 
+    def _schema(self) -> list[str]:
+        data = self.data
+        arrays = {name: getattr(data, name) for name in COLUMNS} | {f"infos/{k}": v for k, v in data.infos.items()}
+        files = [data.path] if data.path.is_file() else [path for path in data.path.rglob("*") if path.is_file()]
+        size = sum(file.stat().st_size for file in files) / 1e6
+        rate = f", {data.fps:g} frames/s" if is_pixels(data.observations) else ""
+        lines = [f"{name:<18}{array.dtype!s:<9}{array.shape}" for name, array in arrays.items() if array is not None]
+        return [f"{len(data):,} rows, {size:,.1f} MB{rate}", *lines]
 
-def _actions(data: Dataset) -> list[str]:
-    if data.actions is None or not len(data):
-        return ["none: unlabelled video"] if data.actions is None else []
-    actions = data.actions[:]
-    if actions.dtype.kind == "f":
-        return [f"dimension {i}: {_quantiles(values)}" for i, values in enumerate(actions.T)]
-    codes, counts = np.unique(actions, return_counts=True)
-    names = dict(enumerate(data.action_names or []))
-    longest = max(counts)
-    return [
-        f"{code:>3}  {names.get(code, ''):<12}{count / len(actions):>7.2%}  {'#' * round(40 * count / longest)}"
-        for code, count in zip(codes.tolist(), counts.tolist(), strict=True)
-    ]
-
-
-def _levels(data: Dataset) -> list[str]:
-    if "level_seed" not in data.infos or not len(data):
-        return []
-    seeds = np.unique(data.infos["level_seed"][:])
-    return [f"{len(seeds):,} levels, seeds {seeds[0]} to {seeds[-1]}"]
-
-
-def _attributes(data: Dataset) -> list[str]:
-    flat: dict[str, Any] = {}
-    for name, value in sorted(data.attrs.items()):
-        if isinstance(value, dict):
-            flat |= {f"{name}.{key}": inner for key, inner in value.items()}
+    def _episodes(self) -> Iterator[str]:
+        data = self.data
+        terminals, timeouts = int(data.terminals[:].sum()), int(data.timeouts[:].sum())
+        if not len(data):
+            yield "none"
+            return
+        if self.consecutive:
+            starts, ends = data.episodes
+            yield f"{len(starts):,} episodes: {terminals:,} terminal, {timeouts:,} timed out or cut"
+            yield f"rows an episode: {_quantiles(ends - starts)}"
         else:
-            flat[name] = ", ".join(map(str, value)) if isinstance(value, list) else value
-    return [f"{name}: {value}" for name, value in flat.items()]
+            yield f"none: rows do not follow one another; {terminals:,} are terminal ({terminals / len(data):.2%})"
+        if data.actions is not None and data.rewards is not None:
+            unknown = _without_what_followed(data)
+            without = f", {unknown:,} of them (terminal) without what followed" if unknown else ""
+            yield f"{count_transitions(data):,} transitions{without}"
+
+    def _rewards(self) -> Iterator[str]:
+        if "rewards" not in self.columns:
+            return
+        assert self.data.rewards is not None
+        share = np.count_nonzero(self.data.rewards[:]) / len(self.data)
+        yield f"{share:.2%} of the rows have a reward"
+        yield _table(self.columns["rewards"])[0].replace("dimension 0", "reward of a row")
+        if self.returns is None:
+            return
+        yield f"return of an episode: {_quantiles(self.returns)}, mean {self.returns.mean():.3g}"
+        if self.constants:
+            scores, (low, high) = normalized_score(self.env, self.returns, self.constants), self.constants
+            told = f"mean {scores.mean():.1f}, max {scores.max():.1f}"
+            yield f"normalised score ({self.env}: 0 is a return of {low:g}, 100 of {high:g}): {told}"
+
+    def _actions(self) -> list[str]:
+        if "actions" in self.columns:
+            return _table(self.columns["actions"])
+        codes = self._codes()
+        if codes is None:
+            return ["none: unlabelled video"] if self.data.actions is None else []
+        most = max(codes.values(), default=1)
+        return [f"{name:<17}{count / len(self.data):>7.2%}  {'#' * round(40 * count / most)}" for name, count in codes.items()]
+
+    def _codes(self) -> dict[str, int] | None:
+        """How often each discrete action is taken."""
+        if self.data.actions is None or self.data.actions.dtype.kind == "f":
+            return None
+        codes, counts = np.unique(self.data.actions[:], return_counts=True)
+        names = dict(enumerate(self.data.action_names or []))
+        labels = [f"{code:>3}  {names.get(code, '')}" for code in codes.tolist()]
+        return dict(zip(labels, counts.tolist(), strict=True))
+
+    def _levels(self) -> list[str]:
+        if "level_seed" not in self.data.infos or not len(self.data):
+            return []
+        seeds = np.unique(self.data.infos["level_seed"][:])
+        return [f"{len(seeds):,} levels, seeds {seeds[0]} to {seeds[-1]}"]
+
+    def _attributes(self) -> list[str]:
+        flat: dict[str, Any] = {}
+        for name, value in sorted(self.data.attrs.items()):
+            if isinstance(value, dict):
+                flat |= {f"{name}.{key}": inner for key, inner in value.items()}
+            else:
+                flat[name] = ", ".join(map(str, value)) if isinstance(value, list) else value
+        return [f"{name}: {value}" for name, value in flat.items()]
+
+
+def _names(data: Dataset) -> list[str]:
+    """What the environment may be called."""
+    return [str(data.attrs.get("env")), data.ref, data.path.stem]
+
+
+def _consecutive(data: Dataset) -> bool:
+    """Whether rows follow one another, as they do in a recording; of most of a generative model's rows nothing follows."""
+    if data.next_observations is None or len(data) < 2 or data.actions is None or data.rewards is None:
+        return True
+    first = next(iter_transitions(data, _LOOK))
+    return len(first) < 2 or bool(run_ends(first, None)[:-1].mean() < 0.5)
+
+
+def _without_what_followed(data: Dataset) -> int:
+    if data.next_observations is None:
+        return int((data.terminals[:] & ~data.timeouts[:])[:-1].sum())
+    return 0 if data.next_known is None else int((~data.next_known[:]).sum())
+
+
+def _beside(data: Dataset) -> Path:
+    if ":" in data.ref and not Path(data.ref).exists():
+        return Path(data.ref.partition(":")[2].replace("/", "-") + ".png")
+    return data.path.with_name(data.path.name + ".png") if data.path.is_dir() else data.path.with_suffix(".png")
+
+
+def _table(column: Summary) -> list[str]:
+    """A line of statistics for each dimension."""
+    inner = column.quantiles(0.25, 0.5, 0.75)
+    lines = []
+    for i in range(min(column.mean.size, _DIMENSIONS)):
+        told = f"{_points([column.low[i], *inner[:, i], column.high[i]])}, mean {column.mean[i]:.4g}, std {column.std[i]:.4g}"
+        broken = f"; {column.broken[i]:,} values are not finite" if column.broken[i] else ""
+        lines.append(f"dimension {i}: {told}{broken}")
+    left = column.mean.size - _DIMENSIONS
+    return [*lines, f"and {left} more"] if left > 0 else lines
 
 
 def _quantiles(values: np.ndarray) -> str:
-    points = np.quantile(values, [0, 0.25, 0.5, 0.75, 1])
+    return _points(np.quantile(values, [0, 0.25, 0.5, 0.75, 1]))
+
+
+def _points(points: Sequence[float] | np.ndarray) -> str:
     return "min {:.4g}, quarter {:.4g}, half {:.4g}, three quarters {:.4g}, max {:.4g}".format(*points)
-
-
-def contact_sheet(data: Dataset) -> Image.Image:
-    """A grid of frames: a row is one episode in time order from its first frame to its last, captioned.
-
-    The episodes are spread evenly over the file.
-    """
-    starts, ends = data.episodes
-    chosen = np.unique(np.linspace(0, len(starts) - 1, _ROWS).round().astype(int))
-    height, width = data.observations.shape[1:3]
-    scale = -(-_TILE // min(height, width))
-    tile, caption, gap = (width * scale, height * scale), 16, 2
-    sheet = Image.new("RGB", (_COLUMNS * (tile[0] + gap) + gap, len(chosen) * (tile[1] + caption + gap)), "#181818")
-    draw = ImageDraw.Draw(sheet)
-    for line, episode in enumerate(chosen.tolist()):
-        top = line * (tile[1] + caption + gap)
-        start, end = int(starts[episode]), int(ends[episode])
-        draw.text((gap, top + 2), _caption(data, episode, start, end), fill="#c8c8c8")
-        rows = np.unique(np.linspace(start, end - 1, _COLUMNS).round().astype(int))
-        for column, frame in enumerate(data.observations[rows]):
-            picture = Image.fromarray(frame).resize(tile, Image.Resampling.NEAREST)
-            sheet.paste(picture, (gap + column * (tile[0] + gap), top + caption))
-    return sheet
-
-
-def _caption(data: Dataset, episode: int, start: int, end: int) -> str:
-    parts = [f"episode {episode}", f"rows {start}-{end - 1}"]
-    if "level_seed" in data.infos:
-        parts.append(f"level {data.infos['level_seed'][start]}")
-    if data.rewards is not None:
-        parts.append(f"return {data.rewards[start:end].sum():.3g}")
-    return "   ".join([*parts, "terminal" if data.terminals[end - 1] else "timed out or cut"])
