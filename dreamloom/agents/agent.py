@@ -155,9 +155,9 @@ class Agent(nn.Module, Buildable):
         """One step of Adam for the networks in attribute `name`, and for no other that the loss depends on."""
         assert self.optimizer is not None
         parameters = self.groups[name]["params"]
-        # Agents share no parameter, so the sum's gradient is each agent's own.
+        # Agents share no parameter, so the sum's gradient is each agent's own. The fused step reads memory in order.
         for parameter, gradient in zip(parameters, torch.autograd.grad(loss.sum(), parameters), strict=True):
-            parameter.grad = gradient
+            parameter.grad = gradient.contiguous()
         self.optimizer.step()
         for parameter in parameters:
             parameter.grad = None

@@ -71,7 +71,7 @@ class CQL(Agent):
     def update(self, batch: Batch) -> dict[str, Float[Tensor, "s"]]:
         s, a, r, s_next, done = self.begin(batch)
         pi, log_pi = self.actor.sample(s, self.noise(*a.shape[1:]))
-        self.descend("temperature", self.temperature.loss(log_pi, -a.shape[-1]))
+        self.descend("temperature", self.temperature.loss(log_pi, -float(a.shape[-1])))
         actor_loss = (self.temperature.value() * log_pi - self.critics(s, pi).amin(1)).mean(-1)
         self.descend("actor", actor_loss)
 

@@ -49,14 +49,15 @@ def _play(agent: Agent, envs: SyncVectorEnv, seed: int, progress: bool) -> Float
     assert isinstance(space, gym.spaces.Box)
     observations, _ = envs.reset(seed=[seed + j for _ in range(agent.seeds) for j in range(episodes)])
     returns, running = np.zeros(envs.num_envs), np.ones(envs.num_envs, bool)
-    with tqdm(total=envs.num_envs, desc="episodes", disable=not progress) as bar:
+    limit = envs.spec.max_episode_steps if envs.spec else None
+    with tqdm(total=limit, desc="steps of an episode", disable=not progress) as bar:
         while running.any():
             actions = _act(agent, observations).clip(space.low, space.high)
             observations, rewards, terminations, truncations, _ = envs.step(actions)
             # A finished environment resets itself at its next step and plays on; that no longer counts.
             returns += rewards * running
-            bar.update(int((running & (terminations | truncations)).sum()))
             running &= ~(terminations | truncations)
+            bar.update()
     envs.close()
     return returns.reshape(agent.seeds, episodes)
 
