@@ -85,14 +85,10 @@ def write_shard(folder: Path, shard: int, data: Transitions, attrs: Mapping[str,
     manifest.unlink(missing_ok=True)  # an older one must never vouch for the new file
     for left in folder.glob(f".{path.stem}.*.tmp.*"):  # by a run that was killed
         left.unlink(missing_ok=True)
-    with atomic_path(path) as temporary:
-        with h5py.File(temporary, "w") as file:
-            write_attrs(file, dict(attrs))
-            for name, column in vars(data).items():
-                if column is not None:
-                    file.create_dataset(name, data=column)
-        entry = {"file": path.name, "rows": len(data), "bytes": temporary.stat().st_size, "sha256": sha256(temporary)}
-    write_json(manifest, {**entry, **notes})
+    image = _image(data, attrs)
+    _write(path, image)
+    entry = {"file": path.name, "rows": len(data), "bytes": len(image), "sha256": hashlib.sha256(image).hexdigest()}
+    _write_json(manifest, {**entry, **notes})
 
 
 def missing_shards(folder: Path, plan: Plan) -> list[int]:
@@ -139,7 +135,7 @@ def write_index(folder: Path, manifests: Sequence[Mapping[str, Any]], attrs: Map
     """
     entries = [{key: manifest[key] for key in ("file", "rows", "bytes", "sha256")} for manifest in manifests]
     head = {"format": FORMAT, "format_version": VERSION, "rows": sum(entry["rows"] for entry in entries)}
-    write_json(folder / INDEX, {**head, **notes, "attrs": dict(attrs), "shards": entries})
+    _write_json(folder / INDEX, {**head, **notes, "attrs": dict(attrs), "shards": entries})
 
 
 def shard_path(folder: Path, shard: int) -> Path:
@@ -158,10 +154,27 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes JSON that a person can read, whole or not at all."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
+def _image(data: Transitions, attrs: Mapping[str, Any]) -> bytes:
+    """The bytes of an HDF5 file. It is made in memory: where a disk is full, HDF5 crashes the process later on."""
+    with h5py.File("shard", "w", driver="core", backing_store=False) as file:
+        write_attrs(file, dict(attrs))
+        for name, column in vars(data).items():
+            if column is not None:
+                file.create_dataset(name, data=column)
+        file.flush()
+        return file.id.get_file_image()
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(content)
+    except OSError as error:  # a full disk does not say of itself which file it had no room for
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    _write(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def _index(folder: Path) -> dict[str, Any]:

@@ -176,14 +176,14 @@ def _attrs(checkpoint: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
 def _require_place(folder: Path, plan: Plan, settings: Mapping[str, Any], row_bytes: int) -> None:
     """The folder holds nothing but shards of this plan, and the disk has room for the others."""
     made = shard_numbers(folder)
-    if made and made[-1] >= plan.shards:
-        raise ValueError(f"{folder}: holds {made[-1] + 1} shards, --n {plan.rows} asks for {plan.shards}; choose another --out")
     for shard in made:
         before = (read_manifest(folder, shard) or {}).get("settings", {})
         changed = [key for key in settings if before.get(key) != settings[key]]
         if changed:
             was = ", ".join(f"{key}={_brief(before.get(key))} (now {_brief(settings[key])})" for key in changed)
             raise ValueError(f"{folder}: holds shards with other settings: {was}; choose another --out, or delete the folder")
+    if made and made[-1] >= plan.shards:
+        raise ValueError(f"{folder}: holds {made[-1] + 1} shards, --n {plan.rows} asks for {plan.shards}; choose another --out")
     folder.mkdir(parents=True, exist_ok=True)
     needed = row_bytes * (plan.rows - sum(len(plan.rows_of(shard)) for shard in made))
     if needed > (free := shutil.disk_usage(folder).free):
