@@ -78,8 +78,6 @@ class Agent(nn.Module, Buildable):
         rates = self.build(observation_size, action_size)
         groups = [{"name": name, "params": _parameters(getattr(self, name)), "lr": rate} for name, rate in rates.items()]
         self.optimizer = torch.optim.Adam(groups, fused=True)
-        self.groups = {group["name"]: group for group in self.optimizer.param_groups}
-        self.rates = rates
 
     def prepare(self, transitions: Transitions | Sequence[Transitions], *, seed: int = 0) -> None:
         """Fixes sizes, action bounds and observation statistics from data, and draws the weights of `seed`.
@@ -95,6 +93,7 @@ class Agent(nn.Module, Buildable):
         """
         parts = [transitions] if isinstance(transitions, Transitions) else list(transitions)
         _check(parts)
+        parts = [part for part in parts if len(part)]
         if self.optimizer is None:
             self.size(parts[0].observations.shape[1], parts[0].actions.shape[1])
         mean, std = _moments([part.observations for part in parts])
@@ -128,6 +127,12 @@ class Agent(nn.Module, Buildable):
         self.seed, self.updates = int(state["seed"]), int(state["updates"])
 
     # The steps of an update
+
+    @property
+    def groups(self) -> dict[str, dict[str, Any]]:
+        """The optimizer's groups (parameters, learning rate) by name of the network; new ones after a state was loaded."""
+        assert self.optimizer is not None
+        return {group["name"]: group for group in self.optimizer.param_groups}
 
     def streams(self, update: int | None = None) -> list[torch.Generator]:
         """Each agent's source of randomness, set to the start of an update (the next one by default)."""
