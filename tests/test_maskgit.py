@@ -21,13 +21,13 @@ def fill(logits: torch.Tensor, *, asked: list | None = None, **settings: object)
     """Fills frames whose logits (b n k) do not depend on what is filled already; `asked` keeps what the model was shown."""
     b, n, k = logits.shape
 
-    def features(tokens: torch.Tensor) -> torch.Tensor:
+    def told(tokens: torch.Tensor, wanted: torch.Tensor | None) -> torch.Tensor:
         if asked is not None:
             asked.append(tokens)
-        return logits
+        return logits if wanted is None else logits.take_along_dim(wanted[..., None], 1)
 
     defaults = {"steps": 4, "temperature": 1.0, "order": "random", "generator": torch.Generator().manual_seed(0)}
-    return fill_frame(features, lambda h: h, b=b, n=n, mask_code=k, device=torch.device("cpu"), **(defaults | settings))
+    return fill_frame(told, b=b, n=n, mask_code=k, device=torch.device("cpu"), **(defaults | settings))
 
 
 @given(st.integers(1, 400).flatmap(lambda n: st.tuples(st.integers(1, n), st.just(n))))

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from dreamloom.nn.attention import attend, rotate, rotation
 from dreamloom.nn.build import build
-from dreamloom.nn.transformer import FrameCache, SpaceTimeTransformer, causal_mask
+from dreamloom.nn.layout import by_columns
+from dreamloom.nn.transformer import GELU, FrameCache, SpaceTimeTransformer, causal_mask
 from dreamloom.worldmodels.parts import ALLOWED
 
 few = settings(max_examples=15, deadline=None, derandomize=True)
@@ -114,6 +115,41 @@ def test_frame_by_frame_equals_all_at_once_also_past_the_window(case: dict, t: i
     x, condition = torch.randn(2, t, 2, 16), torch.randn(2, t, 16) if case["modulated"] else None
     with torch.no_grad():
         torch.testing.assert_close(stream(model, x, condition)[0], model(x, condition=condition), atol=1e-4, rtol=1e-4)
+
+
+@few
+@given(cases, st.integers(1, 6), st.lists(st.permutations(range(4)), min_size=2, max_size=2), st.integers(0, 4))
+def test_leaving_out_what_is_not_asked_for_changes_nothing_else(case: dict, t: int, turns: list, m: int) -> None:
+    """Some tokens of a frame, others in each world, and a frame taken into the cache for its own sake."""
+    model, wanted = transformer(**case), torch.tensor(turns)[:, :m]
+    x, condition = torch.randn(2, t, 4, 16), torch.randn(2, t, 16) if case["modulated"] else None
+    last = None if condition is None else condition[:, -1:]
+    with torch.no_grad():
+        cache = stream(model, x[:, :-1], condition)[1] if t > 1 else model.empty_cache(2, 4)
+        opened, kept = cache.opened(), cache.opened()
+        some = model.stream(x[:, -1:], cache.opened(), condition=last, wanted=wanted)
+        whole = model.stream(x[:, -1:], opened, condition=last)
+        model.remember(x[:, -1:], kept, condition=last)
+    torch.testing.assert_close(some, whole.take_along_dim(wanted[:, None, :, None], 2), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close((kept.keys, kept.values), (opened.keys, opened.values))
+
+
+def test_weights_by_columns_are_the_same_weights() -> None:
+    model, x = transformer(), torch.randn(2, 5, 3, 16)
+    with torch.no_grad():
+        before, names = model(x), {name: weight.clone() for name, weight in model.state_dict().items()}
+        torch.testing.assert_close(by_columns(model)(x), before, atol=1e-5, rtol=1e-5)
+    assert model.blocks[0].mlp[0].weight.stride() == (1, 64)
+    assert all(torch.equal(weight, names[name]) for name, weight in model.state_dict().items())
+
+
+@given(st.floats(-50, 50))
+def test_gelu_is_torchs_own_with_and_without_gradients(x: float) -> None:
+    value = torch.tensor(x)
+    expected = torch.nn.functional.gelu(value, approximate="tanh")
+    torch.testing.assert_close(GELU()(value), expected, atol=1e-6, rtol=1e-5)
+    assert torch.equal(GELU()(value.clone().requires_grad_()), expected)
+    assert torch.equal(value, torch.tensor(x)), "in place on its own copy only"
 
 
 def test_time_is_looked_at_and_forgotten_after_the_window() -> None:

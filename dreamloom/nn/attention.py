@@ -95,6 +95,21 @@ def rotate(x: Float[Tensor, "b heads l e"], turn: tuple[Tensor, Tensor]) -> Floa
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
 
 
+def look_back(
+    q: Float[Tensor, "b heads n e"],
+    keys: Float[Tensor, "b slots heads n e"],
+    values: Float[Tensor, "b slots heads n e"],
+    seen: Bool[Tensor, "b slots"],
+) -> Float[Tensor, "b heads n e"]:
+    """Softmax attention of one query a token to that token's own past, where `seen`; whatever the backend.
+
+    With a single query there is no matrix product to win: sums over the slots, which lie far apart in memory, are faster.
+    """
+    scores = ((q * q.shape[-1] ** -0.5)[:, None] * keys).sum(-1)
+    weights = scores.masked_fill(~seen[:, :, None, None], float("-inf")).softmax(1).to(values.dtype)
+    return (weights[..., None] * values).sum(1)
+
+
 class Attention(nn.Module):
     """Self-attention along one axis, in two halves so that a cache can sit between them.
 
@@ -116,7 +131,7 @@ class Attention(nn.Module):
 
     def project(self, x: Float[Tensor, "b l d"], turn: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, each (b, heads, l, e); queries and keys rotated where `turn` says how far."""
-        q, k, v = rearrange(self.to_qkv(x), "b l (three heads e) -> three b heads l e", three=3, heads=self.heads)
+        q, k, v = self.to_qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         q, k = self.q_norm(q), self.k_norm(k)
         if turn is not None:
             q, k = rotate(q, turn), rotate(k, turn)
@@ -125,7 +140,7 @@ class Attention(nn.Module):
     def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Float[Tensor, "b l d"]:
         """Attends and projects back to the width."""
         out = attend(q, k, v, mask, backend=self.backend)
-        return self.to_out(rearrange(out, "b heads l e -> b l (heads e)"))
+        return self.to_out(out.transpose(1, 2).flatten(2))
 
     def forward(
         self, x: Float[Tensor, "b l d"], turn: tuple[Tensor, Tensor] | None = None, mask: Tensor | None = None

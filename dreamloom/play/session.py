@@ -66,7 +66,7 @@ class Session:
         tapped: an action to be taken as soon as possible, held or not.
         stamp: the newest input.
         answered: the newest input that a frame has answered.
-        last: when the newest frame was begun.
+        last: when the newest frame was begun, or was to begin.
         touched: when the player last acted.
     """
 
@@ -217,7 +217,10 @@ class Session:
         """Takes the next frame's action."""
         action = self.wants(now)
         assert action is not None
-        self.tapped, self.taken, self.last, self.answered = None, action, now, self.stamp
+        beat = self.last + 1 / self.fps
+        # A frame that begins a little late does not make all later ones late, or the pace would never quite be reached.
+        self.last = beat if beat <= now < beat + 0.5 / self.fps else now
+        self.tapped, self.taken, self.answered = None, action, self.stamp
         return Turn(self, action, self.stamp)
 
     def fail(self, message: str) -> None:

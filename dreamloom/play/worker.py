@@ -3,6 +3,7 @@
 Order of work: starts, then frames that are due, then, in the time that is left, thumbnails, one small piece at a time.
 """
 
+import gc
 import logging
 import threading
 from collections import defaultdict
@@ -88,6 +89,8 @@ class Worker:
             for _ in range(2):
                 batch, outcome = self.world.step(batch, actions, generators)
                 outcome.frame.cpu()
+        gc.collect()
+        gc.freeze()  # what is loaded by now stays; looking through it again and again would hold frames up
 
     @torch.inference_mode()
     def _run(self) -> None:

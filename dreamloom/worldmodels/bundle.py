@@ -22,6 +22,7 @@ from torch import Tensor
 from dreamloom.datasets.atomic import fsync
 from dreamloom.datasets.store import open_dataset
 from dreamloom.nn.build import build
+from dreamloom.nn.layout import by_columns
 from dreamloom.tokenizers.st_vivit import Tokenizer
 from dreamloom.worldmodels.card import card
 from dreamloom.worldmodels.dynamics import Dynamics
@@ -236,7 +237,7 @@ def _assembled(config: Any, payload: bytes) -> Genie:
     world.train_levels = _level_ranges(config.get("train_levels", []))
     weights = {k: v.float() if v.dtype == torch.float16 else v for k, v in load(payload).items()}
     world.load_state_dict(weights)
-    return world
+    return by_columns(world)
 
 
 def _level_ranges(levels: Any) -> list[str]:

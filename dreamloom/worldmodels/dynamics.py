@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from dreamloom.nn.attention import Backend
 from dreamloom.nn.build import Buildable
-from dreamloom.nn.transformer import FrameCache, SpaceTimeTransformer, causal_mask
+from dreamloom.nn.transformer import FrameCache, SpaceTimeTransformer, causal_mask, pick
 from dreamloom.worldmodels.maskgit import Order, fill_frame
 from dreamloom.worldmodels.world import Generators
 
@@ -193,15 +193,22 @@ class Dynamics(nn.Module, Buildable):
         """The cache before the first frame of b worlds."""
         return self.transformer.empty_cache(b, self._inputs)
 
-    def _stream(self, tokens: Int[Tensor, "b n"], led: Int[Tensor, "b"], opened: FrameCache) -> Float[Tensor, "b n d"]:
+    def _stream(
+        self, tokens: Int[Tensor, "b n"], led: Int[Tensor, "b"], opened: FrameCache, wanted: Int[Tensor, "b m"] | None = None
+    ) -> Float[Tensor, "b m d"]:
         x, condition = self._embed(tokens[:, None], led[:, None])
-        return self._own(self.transformer.stream(x, opened, condition=condition))[:, 0]
+        if wanted is None:
+            return self._own(self.transformer.stream(x, opened, condition=condition))[:, 0]
+        return self.transformer.stream(x, opened, condition=condition, wanted=wanted + self._inputs - self.tokens)[:, 0]
+
+    def _remember(self, tokens: Int[Tensor, "b n"], led: Int[Tensor, "b"], opened: FrameCache) -> FrameCache:
+        x, condition = self._embed(tokens[:, None], led[:, None])
+        self.transformer.remember(x, opened, condition=condition)
+        return opened.closed()
 
     def observe(self, tokens: Int[Tensor, "b n"], led: Int[Tensor, "b"], cache: FrameCache) -> FrameCache:
         """Takes a finished frame, and the action that led to it, into the cache."""
-        opened = cache.opened()
-        self._stream(tokens, led, opened)
-        return opened.closed()
+        return self._remember(tokens, led, cache.opened())
 
     def imagine(
         self,
@@ -225,8 +232,7 @@ class Dynamics(nn.Module, Buildable):
         """
         opened = cache.opened()
         tokens = fill_frame(
-            lambda filled: self._stream(filled, led, opened),
-            self._logits,
+            lambda filled, wanted: self._logits(self._stream(filled, led, opened, wanted)),
             b=len(led),
             n=self.tokens,
             mask_code=self.codes,
@@ -236,8 +242,7 @@ class Dynamics(nn.Module, Buildable):
             generator=generator,
             device=led.device,
         )
-        self._stream(tokens, led, opened)
-        return tokens, opened.closed()
+        return tokens, self._remember(tokens, led, opened)
 
     def imagine_uncached(
         self,
@@ -260,13 +265,13 @@ class Dynamics(nn.Module, Buildable):
             generator: randomness.
         """
 
-        def features(filled: Int[Tensor, "b n"]) -> Float[Tensor, "b n d"]:
+        def logits(filled: Int[Tensor, "b n"], wanted: Int[Tensor, "b m"] | None) -> Float[Tensor, "b m k"]:
             x, condition = self._embed(torch.cat([past, filled[:, None]], 1), self.leading(actions))
-            return self._own(self.transformer(x, condition=condition))[:, -1]
+            h = self._own(self.transformer(x, condition=condition))[:, -1]
+            return self._logits(h if wanted is None else pick(h, wanted, 1))
 
         return fill_frame(
-            features,
-            self._logits,
+            logits,
             b=len(past),
             n=self.tokens,
             mask_code=self.codes,

@@ -1,6 +1,6 @@
 """MaskGIT (Chang et al. 2022, arXiv 2202.04200): fill a frame of tokens in a few parallel steps.
 
-The sampler knows nothing of a transformer: it asks a callable for features and for logits. Orders of unmasking: `random` (the
+The sampler knows nothing of a transformer: it asks a callable for logits. Orders of unmasking: `random` (the
 paper's Genie setting), `confidence` (MaskGIT's own; greedy, inclined to repeat the last frame), `halton` (low-discrepancy,
 Besnier et al. 2025, arXiv 2503.17076).
 """
@@ -67,8 +67,7 @@ def sample_codes(logits: Float[Tensor, "b m k"], uniform: Float[Tensor, "b m"], 
 
 
 def fill_frame(
-    features: Callable[[Int[Tensor, "b n"]], Float[Tensor, "b n d"]],
-    head: Callable[[Tensor], Tensor],
+    logits: Callable[[Int[Tensor, "b n"], Int[Tensor, "b m"] | None], Float[Tensor, "b m k"]],
     *,
     b: int,
     n: int,
@@ -82,8 +81,8 @@ def fill_frame(
     """Fills b frames of n masked tokens.
 
     Args:
-        features: tokens (with `mask_code` where masked) to features.
-        head: features to logits; it is asked about no more tokens than the order needs.
+        logits: what is asked: the codes of some tokens (all where None), given tokens (with `mask_code` where masked).
+            It is asked about no more of them than the order needs.
         b: frames.
         n: tokens a frame.
         mask_code: the code that stands for "masked".
@@ -101,31 +100,29 @@ def fill_frame(
     steps = min(steps, n)
     tokens = torch.full((b, n), mask_code, device=device)
     if order == "confidence":
-        return _by_confidence(features, head, tokens, mask_code, steps, temperature, generator)
+        return _by_confidence(logits, tokens, mask_code, steps, temperature, generator)
     if order == "random":
         turn = draw((b, n), generator, device).argsort(-1)
     else:
         turn = halton_order(math.isqrt(n)).argsort().to(device).expand(b, n)
     for step in range(1, steps + 1):
         chosen = turn[:, n - masked_after(step - 1, steps, n) : n - masked_after(step, steps, n)]
-        h = features(tokens)
-        logits = head(h.gather(1, chosen[..., None].expand(-1, -1, h.shape[-1])))
-        codes = sample_codes(logits, draw(chosen.shape, generator, device), temperature)
+        codes = sample_codes(logits(tokens, chosen), draw(chosen.shape, generator, device), temperature)
         tokens = tokens.scatter(1, chosen, codes)
     return tokens
 
 
 def _by_confidence(
-    features: Callable, head: Callable, tokens: Tensor, mask_code: int, steps: int, temperature: float, generator: object
+    logits: Callable, tokens: Tensor, mask_code: int, steps: int, temperature: float, generator: object
 ) -> Tensor:
     """Keeps the tokens drawn with the highest probability, blurred by Gumbel noise that fades over the steps (section 3.2)."""
     n = tokens.shape[1]
     for step in range(1, steps + 1):
         masked = tokens == mask_code
-        logits = head(features(tokens))
+        found = logits(tokens, None)
         uniform = draw((*tokens.shape, 2), generator, tokens.device)  # type: ignore[arg-type]
-        codes = sample_codes(logits, uniform[..., 0], temperature)
-        surety = logits.float().log_softmax(-1).gather(-1, codes[..., None]).squeeze(-1)
+        codes = sample_codes(found, uniform[..., 0], temperature)
+        surety = found.float().log_softmax(-1).gather(-1, codes[..., None]).squeeze(-1)
         gumbel = -(-uniform[..., 1].clamp_min(1e-20).log()).clamp_min(1e-20).log()
         surety = (surety + temperature * (1 - step / steps) * gumbel).masked_fill(~masked, -torch.inf)
         count = masked_after(step - 1, steps, n) - masked_after(step, steps, n)
