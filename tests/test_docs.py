@@ -76,7 +76,7 @@ PAGES = {
         prepare=lambda: pages.write_clips(Path("my_clips")),
         shorter={r"--steps \d+": "--steps 200", "--learning-rate": "--learning-starts 190 --learning-rate"},
         extra={"collect procgen": "--num-envs 2"},
-        needs=("procgen", "ale_py", "av", "mujoco", "stable_baselines3"),
+        needs=("procgen", "ale_py", "av", "mujoco", "stable_baselines3", "minari"),
         check=episodes_as_the_comments_say,
     ),
     "evaluation.md": Page(
