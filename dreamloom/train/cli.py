@@ -135,7 +135,9 @@ def quiet_lightning() -> None:
     for chatty in ("pytorch.utilities.rank_zero", "fabric.utilities.seed"):
         logging.getLogger(f"lightning.{chatty}").setLevel(logging.WARNING)
     # Frozen parts are in eval mode on purpose, and how Lightning calls torch is not the user's concern.
-    for advice in (r"Found \d+ module\(s\) in eval mode", r"`isinstance\(treespec"):
+    # A checkpoint after the step is what agents, which optimise manually, mean to keep.
+    manual = "Using ModelCheckpoint with manual optimization"
+    for advice in (r"Found \d+ module\(s\) in eval mode", r"`isinstance\(treespec", manual):
         warnings.filterwarnings("ignore", advice)
 
 
