@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import gc
 import json
 import logging
 import os
@@ -253,6 +254,7 @@ def serve(app: FastAPI, listener: socket.socket, limits: Limits) -> None:
     """Runs the application on a bound socket until Ctrl-C."""
     with suppress(KeyboardInterrupt):
         make_server(app, limits).run(sockets=[listener])
+    gc.unfreeze()  # the warm-up froze what was loaded; a library that finds it alive at the end reports a leak
 
 
 def make_server(app: FastAPI, limits: Limits) -> uvicorn.Server:
