@@ -93,18 +93,28 @@ def serving(world: Any, limits: Limits | None = None, host: str = "127.0.0.1") -
         yield f"127.0.0.1:{listener.getsockname()[1]}", app.state.worker
     finally:
         server.should_exit = True
-        thread.join(timeout=10)
+        thread.join(timeout=120)
         listener.close()
 
 
-class Client:
-    """A player in Python. Every wait ends after `patience` seconds."""
+def wait_until(happened: Callable[[], bool], patience: float = 120.0) -> None:
+    """Returns as soon as something has happened."""
+    end = time.monotonic() + patience
+    while not happened():
+        if time.monotonic() > end:
+            raise TimeoutError("it did not happen")
+        time.sleep(0.01)
 
-    def __init__(self, address: str, patience: float = 30.0, **options: Any) -> None:
+
+class Client:
+    """A player in Python. Every wait ends after `patience` seconds: many, because a busy machine is no failure."""
+
+    def __init__(self, address: str, patience: float = 120.0, **options: Any) -> None:
         self.patience = patience
         address = f"ws://{address}/socket"
         # No pings of its own: a test may leave the socket unread for a while.
-        self.socket = connect_socket(address, compression=None, max_size=None, ping_interval=None, **options)
+        options = {"compression": None, "max_size": None, "ping_interval": None, "open_timeout": patience, **options}
+        self.socket = connect_socket(address, **options)
         self.hello = self.until(lambda message: isinstance(message, dict) and message["type"] == "hello")
 
     def __enter__(self) -> "Client":

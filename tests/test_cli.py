@@ -242,7 +242,7 @@ def test_unwritable_path_is_named(capsys: pytest.CaptureFixture, tmp_path: Path)
 def test_console_says_nothing_else(tmp_path: Path) -> None:
     """In a process of its own, so that warnings at start-up would show."""
     command = [sys.executable, "-m", "dreamloom", "data", str(tmp_path / "no.hdf5")]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    run = subprocess.run(command, capture_output=True, text=True, timeout=500)
     assert (run.returncode, run.stdout, run.stderr.count("\n")) == (2, "", 1)
     assert "no.hdf5" in run.stderr
 
@@ -264,7 +264,9 @@ def test_console_stops_on_ctrl_c(tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text(SLOW_POLICY)
     words = ["collect", "procgen", "--game", "coinrun", "--steps", "4000", "--num-envs", "1", "--policy", "slow:make"]
     command = [sys.executable, "-m", "dreamloom", *words, "--out", "a.hdf5"]
-    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, start_new_session=True) as process:
+    # A shell that runs the tests in the background lets its children ignore Ctrl-C.
+    heeding = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, start_new_session=True, **heeding) as process:  # type: ignore[call-overload]
         assert process.stderr is not None
         shown = b""
         while b"steps/s" not in shown:

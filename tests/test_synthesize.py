@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from dreamloom import load_upsampler, open_dataset
 from dreamloom.cli import main
 from dreamloom.datasets.transitions import load_transitions
 from dreamloom.datasets.types import Transitions
-from dreamloom.diffusion.curation import DynamicsRule
+from dreamloom.diffusion.curation import DynamicsRule, _targets
 from dreamloom.diffusion.upsampler import Upsampler
 from dreamloom.train.synthesize import synthesize
 
@@ -99,6 +100,7 @@ def test_two_ranks_make_the_same_bytes(checkpoint: Path, whole: Path, tmp_path: 
 
 KILLED = """
 import os, signal, sys, torch
+import dreamloom.train.synthesize  # once for all children
 from dreamloom.cli import main
 torch.set_num_threads(1)
 replace = os.replace
@@ -110,7 +112,7 @@ def kill_at(rename):
         left[0] -= 1
         replace(*names)
     os.replace = replacing
-for rename in range(5):
+for rename in range(4):
     child = os.fork()
     if not child:
         kill_at(rename)
@@ -128,8 +130,9 @@ def test_kill_9_between_any_two_files_and_run_again_gives_the_same_bytes(checkpo
     assert run.returncode == 0, run.stderr
     left = content(out)
     finished = [name for name in left if name.startswith("shard-") and name.endswith(".json")]
-    assert 0 < len(finished) < 4
-    assert any(name.startswith(".shard-") for name in left), "the last one died with a file half done"
+    assert finished == ["shard-00000.json", "shard-00001.json"]
+    assert "shard-00002.hdf5" in left
+    assert any(name.startswith(".shard-00002.") for name in left), "the last one died between a shard and its manifest"
     with pytest.raises(ValueError, match=r"no index\.json"):
         open_dataset(out)
     before = {name: (out / name).stat().st_mtime_ns for name in finished}
@@ -276,7 +279,9 @@ def test_dynamics_rule_tells_false_transitions_from_true_ones() -> None:
 def test_dynamics_rule_reads_discrete_actions() -> None:
     data = linear(2000, seed=0)
     moves = np.random.default_rng(2).integers(0, 3, 2000)
-    discrete = Transitions(**vars(data) | {"actions": moves, "next_observations": data.observations + moves[:, None]})
+    discrete = Transitions(
+        **vars(data) | {"actions": moves, "next_observations": data.observations + moves[:, None].astype(np.float32)}
+    )
     rule = DynamicsRule(Transitions(**vars(discrete) | {"rewards": np.zeros(2000, np.float32)}), steps=300)
     other = Transitions(**vars(discrete) | {"rewards": np.zeros(2000, np.float32), "actions": (moves + 1) % 3})
     assert rule.breaks(other).mean() > 0.9
@@ -284,7 +289,15 @@ def test_dynamics_rule_reads_discrete_actions() -> None:
 
 
 def test_both_rules_in_turn(checkpoint: Path, hopper_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(DynamicsRule.__init__, "__kwdefaults__", {**DynamicsRule.__init__.__kwdefaults__, "steps": 50})
+    made = load_upsampler(checkpoint).sample(200)
+
+    def lenient(real: Transitions, **settings: Any) -> DynamicsRule:
+        """The model has seen so little that a rule trained on real rows would drop all of its rows; this one drops half."""
+        rule = DynamicsRule(real, **settings, steps=1)
+        rule.threshold.fill_(rule._errors(rule._inputs(made), _targets(made)).median())
+        return rule
+
+    monkeypatch.setattr("dreamloom.diffusion.curation.DynamicsRule", lenient)
     for name in ("one", "two"):
         synthesize(checkpoint, out=tmp_path / name, **SMALL, curate="dynamics,range", real=hopper_file)
     assert content(tmp_path / "one") == content(tmp_path / "two")

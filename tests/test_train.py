@@ -1,5 +1,6 @@
 """Training runs: killed and resumed, and spread over ranks, they end in the weights of a plain run."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -115,7 +116,7 @@ main(sys.argv[1:])
 
 def kill(words: list[str]) -> subprocess.CompletedProcess:
     command = [sys.executable, "-c", KILLED, str(torch.get_num_threads()), *words]
-    return subprocess.run(command, timeout=300, capture_output=True)
+    return subprocess.run(command, timeout=500, capture_output=True)
 
 
 @pytest.mark.parametrize("task", ["tokenizer", "dynamics"])
@@ -159,15 +160,25 @@ SGD = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.3}}  # Adam turns 
 RANK = "import sys; from dreamloom.cli import main; [main(['fit', '-c', recipe]) for recipe in sys.argv[1:]]"
 
 
+def _free_port() -> int:
+    """A port below those that the system gives to others, who might take it before the ranks do."""
+    for port in range(20_000 + os.getpid() % 10_000, 32_000):
+        with socket.socket() as free, contextlib.suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
+
+
 def run_two_ranks(recipes: list[str]) -> None:
     """Each recipe in turn on two processes that share a process group, as `torchrun` would start them."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    group = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    group = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
     command = [sys.executable, "-c", RANK, *recipes]
     ranks = [subprocess.Popen(command, env=group | {"LOCAL_RANK": str(rank)}) for rank in range(2)]
-    assert [rank.wait(timeout=300) for rank in ranks] == [0, 0]
+    try:
+        assert [rank.wait(timeout=500) for rank in ranks] == [0, 0]
+    finally:
+        for rank in ranks:
+            rank.kill()
 
 
 def test_two_ranks_train_like_one_with_twice_the_batch():
