@@ -5,6 +5,7 @@ import copy
 import fcntl
 import inspect
 import json
+import sysconfig
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
+import dreamloom
 from dreamloom.agents.agent import Agent
 from dreamloom.agents.buffer import Buffer
 from dreamloom.agents.training import train
@@ -104,6 +106,14 @@ class Study:
                     yield environment, learner, arm
 
 
+def _packaged(word: str) -> str:
+    """The file of a recipe that comes with dreamloom, from any folder; an existing path comes first."""
+    if not word.startswith("recipes/") or Path(word).exists():
+        return word
+    roots = (Path(dreamloom.__file__).parent.parent, Path(sysconfig.get_path("data"), "share", "dreamloom"))
+    return next((str(root / word) for root in roots if (root / word).is_file()), word)
+
+
 class _Help(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
     """Keeps the line breaks of the description."""
 
@@ -127,7 +137,10 @@ def eval_study(*arguments: str) -> None:
     parser.add_argument("-c", "--config", action="config", help="recipe of the study")
     parser.add_argument("--out", type=Path, required=True, help="folder for study.json, report.md and the plots")
     parser.add_class_arguments(Study)
-    config = parser.parse_args(list(arguments))
+    try:
+        config = parser.parse_args([_packaged(word) for word in arguments])
+    except argparse.ArgumentError as error:
+        raise ValueError(str(error)) from error
     built = parser.instantiate_classes(config).as_dict()
     out = built.pop("out")
     built.pop("config", None)
