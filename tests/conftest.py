@@ -61,6 +61,11 @@ def hopper_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return record_mujoco(tmp_path_factory.mktemp("data") / "hopper.hdf5", "Hopper-v5")
 
 
+def pytest_runtest_setup() -> None:
+    """No test depends on the randomness that the ones before it used up."""
+    torch.manual_seed(0)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests marked `gpu` run where there is one."""
     skip = pytest.mark.skip(reason="needs a CUDA device")

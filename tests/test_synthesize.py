@@ -5,6 +5,8 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -267,13 +269,15 @@ def linear(count: int, seed: int) -> Transitions:
 
 
 def test_dynamics_rule_tells_false_transitions_from_true_ones() -> None:
-    rule = DynamicsRule(linear(3000, seed=0), steps=400, quantile=0.95)
+    rule = DynamicsRule(linear(3000, seed=0), members=2, width=64, steps=400, quantile=0.95)
     fresh = linear(2000, seed=1)
     assert rule.breaks(fresh).mean() == pytest.approx(0.05, abs=0.04)
-    false = Transitions(**vars(fresh) | {"next_observations": fresh.next_observations[::-1].copy()})
+    false = replace(fresh, next_observations=fresh.next_observations[::-1].copy())
     assert rule.breaks(false).mean() > 0.95
-    unknown = Transitions(**vars(false) | {"next_known": np.zeros(2000, bool)})
+    unknown = replace(false, next_known=np.zeros(2000, bool))
     assert not rule.breaks(unknown).any(), "what cannot be judged is kept"
+    with pytest.raises(ValueError, match="at least 100 real rows"):
+        DynamicsRule(fresh[:99])
 
 
 def test_dynamics_rule_reads_discrete_actions() -> None:

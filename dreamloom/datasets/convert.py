@@ -16,7 +16,7 @@ from dreamloom.datasets.transitions import count_transitions, iter_transitions
 from dreamloom.datasets.types import Transitions
 
 _PIECE = 2**26  # bytes of rows that are in memory at a time
-_SHARD = 2**28  # bytes of a shard
+_SHARD = 2**27  # bytes of a shard
 _OWN = ("format", "format_version")  # attributes that speak of the file, not of the data
 
 

@@ -95,6 +95,9 @@ class DynamicsRule(Rule):
         quantile: of the errors of held-out real rows (a tenth, at most 20,000); a greater error breaks the rule.
         steps: of training.
         seed: of training and of the choice of held-out rows.
+
+    Raises:
+        ValueError: fewer than 100 real rows to learn from.
     """
 
     mean: Tensor
@@ -113,6 +116,8 @@ class DynamicsRule(Rule):
     ):
         super().__init__()
         real = real if real.next_known is None else real[real.next_known]
+        if len(real) < 100:
+            raise ValueError(f"curation by dynamics needs at least 100 real rows that know what followed, got {len(real)}")
         self.discrete = int(real.actions.max()) + 1 if real.actions.ndim == 1 else 0
         inputs, targets = self._inputs(real), _targets(real)
         self.register_buffer("mean", torch.cat([inputs, targets], 1).mean(0))
