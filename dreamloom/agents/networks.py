@@ -1,14 +1,14 @@
 """Networks of many seeds at once: every parameter has the seed as its first axis, so one batched product serves all seeds.
 
-Axes: s seeds, e members of an ensemble, b rows of a batch, o observation, a action.
+Axes: s seeds, e members of an ensemble, b rows of a batch, o observation, a action, k discrete actions.
 """
 
 import itertools
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 Precision = Literal["float32", "bfloat16"]
@@ -25,13 +25,22 @@ class MLP(nn.Module):
         depth: number of hidden layers.
         precision: of the products between hidden layers; "bfloat16" is faster on processors that have it. The first layer
             (observations), the last one (values) and the weights themselves are float32 in any case.
+        trunk: what observations go through first, (s, b, f) to (s, b, o); that of an encoder of frames (`Vision.trunks`).
     """
 
     def __init__(
-        self, lead: Sequence[int], inputs: int, outputs: int, *, width: int, depth: int, precision: Precision = "float32"
+        self,
+        lead: Sequence[int],
+        inputs: int,
+        outputs: int,
+        *,
+        width: int,
+        depth: int,
+        precision: Precision = "float32",
+        trunk: nn.Module | None = None,
     ):
         super().__init__()
-        self.lead = tuple(lead)
+        self.lead, self.trunk = tuple(lead), trunk
         self.dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
         sizes = [inputs, *[width] * depth, outputs]
         self.weights = nn.ParameterList(torch.zeros(*lead, i, o) for i, o in itertools.pairwise(sizes))
@@ -45,9 +54,19 @@ class MLP(nn.Module):
             for seed, generator in enumerate(generators):
                 weight[seed].uniform_(-bound, bound, generator=generator)
                 bias[seed].uniform_(-bound, bound, generator=generator)
+        if self.trunk is not None:
+            self.trunk.reset(generators)  # type: ignore[operator]
 
     def forward(self, x: Float[Tensor, "*lead b i"]) -> Float[Tensor, "*lead b o"]:
-        """Every network on its own rows."""
+        """Every network on its own observations."""
+        return self.rows(self.embed(x))
+
+    def embed(self, s: Float[Tensor, "s b f"]) -> Float[Tensor, "s b o"]:
+        """Observations as the layers take them: through the trunk, where there is one."""
+        return s if self.trunk is None else self.trunk(s)
+
+    def rows(self, x: Float[Tensor, "*lead b i"]) -> Float[Tensor, "*lead b o"]:
+        """Every network's layers on its own rows."""
         y = self._layers(x.flatten(0, -3), [w.flatten(0, -3) for w in self.weights], [b.flatten(0, -3) for b in self.biases])
         return y.unflatten(0, self.lead)
 
@@ -74,30 +93,59 @@ class Critics(MLP):
         settings: of `MLP`.
     """
 
-    def __init__(self, seeds: int, ensemble: int, observation_size: int, action_size: int, **settings: int | Precision):
-        super().__init__((seeds, ensemble), observation_size + action_size, 1, **settings)  # type: ignore[arg-type]
+    def __init__(self, seeds: int, ensemble: int, observation_size: int, action_size: int, **settings: Any):
+        super().__init__((seeds, ensemble), observation_size + action_size, 1, **settings)
 
     def forward(self, s: Float[Tensor, "s b o"], a: Float[Tensor, "s b a"]) -> Float[Tensor, "s e b"]:  # type: ignore[override]
         """Values of the same rows by every critic."""
-        x = torch.cat([s, a], -1)
-        return super().forward(x[:, None].expand(-1, self.lead[1], -1, -1)).squeeze(-1)
+        x = torch.cat([self.embed(s), a], -1)
+        return self.rows(x[:, None].expand(-1, self.lead[1], -1, -1)).squeeze(-1)
+
+    def many(self, s: Float[Tensor, "s b o"], a: Float[Tensor, "s n b a"]) -> Float[Tensor, "s e n b"]:
+        """Values of n actions for each observation."""
+        x = self.embed(s)[:, None].expand(-1, a.shape[1], -1, -1)
+        x = torch.cat([x, a], -1).flatten(1, 2)
+        return self.rows(x[:, None].expand(-1, self.lead[1], -1, -1)).squeeze(-1).unflatten(-1, a.shape[1:3])
 
     def each(self, s: Float[Tensor, "s b o"], a: Float[Tensor, "s e b a"]) -> Float[Tensor, "s e b"]:
         """Values where every critic has actions of its own."""
-        rows = s[:, None].expand(-1, self.lead[1], -1, -1)
-        return super().forward(torch.cat([rows, a], -1)).squeeze(-1)
+        x = self.embed(s)[:, None].expand(-1, self.lead[1], -1, -1)
+        return self.rows(torch.cat([x, a], -1)).squeeze(-1)
 
     def first(self, s: Float[Tensor, "s b o"], a: Float[Tensor, "s b a"]) -> Float[Tensor, "s b"]:
         """Values by the first critic alone."""
-        x = torch.cat([s, a], -1)
+        x = torch.cat([self.embed(s), a], -1)
         return self._layers(x, [w[:, 0] for w in self.weights], [b[:, 0] for b in self.biases]).squeeze(-1)
+
+
+class DiscreteCritics(MLP):
+    """Q(s, a) of every discrete action at once, by an ensemble of critics for each seed.
+
+    Args:
+        seeds: number of seeds.
+        ensemble: critics of a seed.
+        observation_size: of an observation.
+        actions: number of actions.
+        settings: of `MLP`.
+    """
+
+    def __init__(self, seeds: int, ensemble: int, observation_size: int, actions: int, **settings: Any):
+        super().__init__((seeds, ensemble), observation_size, actions, **settings)
+
+    def all(self, s: Float[Tensor, "s b o"]) -> Float[Tensor, "s e b k"]:
+        """Values of all actions by every critic."""
+        return self.rows(self.embed(s)[:, None].expand(-1, self.lead[1], -1, -1))
+
+    def forward(self, s: Float[Tensor, "s b o"], a: Int[Tensor, "s b"]) -> Float[Tensor, "s e b"]:  # type: ignore[override]
+        """Values of one action a row, by every critic."""
+        return of_action(self.all(s), a[:, None].expand(-1, self.lead[1], -1))
 
 
 class Values(MLP):
     """V(s), one network for each seed."""
 
-    def __init__(self, seeds: int, observation_size: int, **settings: int | Precision):
-        super().__init__((seeds,), observation_size, 1, **settings)  # type: ignore[arg-type]
+    def __init__(self, seeds: int, observation_size: int, **settings: Any):
+        super().__init__((seeds,), observation_size, 1, **settings)
 
     def forward(self, s: Float[Tensor, "s b o"]) -> Float[Tensor, "s b"]:
         return super().forward(s).squeeze(-1)
@@ -106,8 +154,44 @@ class Values(MLP):
 class Actor(MLP):
     """A deterministic policy: actions in [-1, 1]."""
 
-    def __init__(self, seeds: int, observation_size: int, action_size: int, **settings: int | Precision):
-        super().__init__((seeds,), observation_size, action_size, **settings)  # type: ignore[arg-type]
+    def __init__(self, seeds: int, observation_size: int, action_size: int, **settings: Any):
+        super().__init__((seeds,), observation_size, action_size, **settings)
 
     def forward(self, s: Float[Tensor, "s b o"]) -> Float[Tensor, "s b a"]:
         return super().forward(s).tanh()
+
+    def mode(self, s: Float[Tensor, "s b o"]) -> Float[Tensor, "s b a"]:
+        """Greedy actions."""
+        return self(s)
+
+    def imitation(self, s: Float[Tensor, "s b o"], a: Float[Tensor, "s b a"]) -> Float[Tensor, "s"]:
+        """Mean squared distance to the data's actions."""
+        return (self(s) - a).square().mean((1, 2))
+
+
+class Categorical(MLP):
+    """A policy over discrete actions."""
+
+    def __init__(self, seeds: int, observation_size: int, actions: int, **settings: Any):
+        super().__init__((seeds,), observation_size, actions, **settings)
+
+    def forward(self, s: Float[Tensor, "s b o"]) -> Float[Tensor, "s b k"]:
+        """Log probabilities of all actions."""
+        return super().forward(s).log_softmax(-1)
+
+    def log_prob(self, s: Float[Tensor, "s b o"], a: Int[Tensor, "s b"]) -> Float[Tensor, "s b"]:
+        """Log probabilities of one action a row."""
+        return of_action(self(s), a)
+
+    def mode(self, s: Float[Tensor, "s b o"]) -> Int[Tensor, "s b"]:
+        """The likeliest actions."""
+        return self(s).argmax(-1)
+
+    def imitation(self, s: Float[Tensor, "s b o"], a: Int[Tensor, "s b"]) -> Float[Tensor, "s"]:
+        """Mean negative log likelihood of the data's actions."""
+        return -self.log_prob(s, a).mean(-1)
+
+
+def of_action(table: Float[Tensor, "*n k"], a: Int[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+    """Of numbers for every action those of one action a row."""
+    return table.gather(-1, a[..., None]).squeeze(-1)

@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from dreamloom.agents.networks import MLP, Precision
+from dreamloom.agents.networks import MLP
 
 
 class TanhGaussian(MLP):
@@ -29,9 +30,9 @@ class TanhGaussian(MLP):
         action_size: int,
         *,
         lowest_log_std: float = -20.0,
-        **settings: int | Precision,
+        **settings: Any,
     ):
-        super().__init__((seeds,), observation_size, 2 * action_size, **settings)  # type: ignore[arg-type]
+        super().__init__((seeds,), observation_size, 2 * action_size, **settings)
         self.lowest_log_std = lowest_log_std
 
     def sample(

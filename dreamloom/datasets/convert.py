@@ -8,10 +8,12 @@ from typing import Any
 from tqdm import tqdm
 
 from dreamloom.datasets.atomic import atomic_folder
-from dreamloom.datasets.hdf5 import save_hdf5
+from dreamloom.datasets.columns import is_pixels
+from dreamloom.datasets.hdf5 import copy_rows, save_hdf5
 from dreamloom.datasets.npz import save_npz
 from dreamloom.datasets.shards import read_manifest, write_index, write_shard
 from dreamloom.datasets.store import Dataset, open_dataset
+from dreamloom.datasets.subset import subset
 from dreamloom.datasets.transitions import count_transitions, iter_transitions
 from dreamloom.datasets.types import Transitions
 
@@ -47,25 +49,44 @@ class Rows:
         return max([named, 1, *(int(block.max()) + 1 for block in blocks)])
 
 
-def convert(src: str, *, to: str, max_episode_steps: int | None = None) -> None:
-    """Turns a dataset into another format: D4RL's HDF5, a folder of shards, an archive as SynthER writes it, or Minari.
+def convert(
+    src: str,
+    *,
+    to: str,
+    levels: str | None = None,
+    rows: int | None = None,
+    top_return: float | None = None,
+    seed: int = 0,
+    max_episode_steps: int | None = None,
+) -> None:
+    """Turns a dataset, or some of its episodes, into another format, e.g. D4RL's HDF5, Minari, DGRL's or V-D4RL's episodes.
 
-    Rows come out as transitions, in order and one by one, whatever their number; columns under `infos/` stay behind.
+    Vectors come out as transitions, in order and one by one, whatever their number; columns under `infos/` stay behind.
+    Recorded pictures are copied to HDF5 row by row, with their levels, each frame once.
 
     Args:
-        src: what `dreamloom data` reads: an HDF5 file, a folder of shards, an .npz archive, minari:NAME or d4rl:NAME.
-        to: FILE.hdf5, FILE.npz, minari:NAMESPACE/NAME-v0, or a folder (a name without a suffix).
+        src: what `dreamloom data` reads: an HDF5 file, a folder of shards or of episodes, an .npz archive, minari:NAME or
+            d4rl:NAME.
+        to: FILE.hdf5, FILE.npz, minari:NAMESPACE/NAME-v0, a folder (a name without a suffix), dgrl:FOLDER, vd4rl:FILE.hdf5 or
+            vd4rl:FOLDER.
+        levels: only episodes on these level seeds: LO:HI, or DGRL's train (0:200), validation (200:250) or test (250 and up).
+        rows: only so many rows, in whole episodes drawn at random.
+        top_return: only the share of episodes with the highest return, e.g. 0.1.
+        seed: of the draw of rows.
         max_episode_steps: the environment's step limit, for a D4RL file without timeouts.
 
     Examples:
         dreamloom data convert data/cheetah_synth --to data/cheetah_synth.hdf5
         dreamloom data convert data/cheetah_synth --to minari:cheetah/synth-v0
+        dreamloom data convert data/coinrun.hdf5 --levels train --rows 100000 --to dgrl:data/coinrun_100k
 
     Raises:
-        ValueError: the source cannot be read, or the target exists or has no known form.
+        ValueError: the source cannot be read, no episode is left, or the target exists or has no known form.
     """
     with open_dataset(src, max_episode_steps=max_episode_steps) as data:
-        count = save_dataset(data, to)
+        whole = levels is rows is top_return is None
+        part = data if whole else subset(data, levels=levels, rows=rows, top_return=top_return, seed=seed)
+        count = save_dataset(part, to)
     print(f"{to}: {count:,} transitions")
 
 
@@ -75,7 +96,7 @@ def save_dataset(data: Transitions | Dataset, to: str | Path, *, attrs: Mapping[
     Args:
         data: transitions, or an open dataset, whose rows count by D4RL's rule (`iter_transitions`).
         to: "FILE.hdf5" (D4RL's own `qlearning_dataset` reads these very transitions from it), "FILE.npz", a folder (no
-            suffix), or "minari:NAMESPACE/NAME-v0".
+            suffix), "minari:NAMESPACE/NAME-v0", "dgrl:FOLDER", "vd4rl:FILE.hdf5" or "vd4rl:FOLDER".
         attrs: what is known of the data, as JSON: `env`, `synthetic`, `source`, ...; it goes before what a dataset says itself.
 
     Returns:
@@ -90,18 +111,37 @@ def save_dataset(data: Transitions | Dataset, to: str | Path, *, attrs: Mapping[
 
         save_minari(str(to).removeprefix("minari:"), rows.parts(), rows.attrs, actions=rows.discrete_actions())
         return rows.count
-    path = Path(to)
+    kind, _, rest = str(to).partition(":")
+    path = Path(rest if kind in ("dgrl", "vd4rl") else to)
     if path.exists():
         raise ValueError(f"{path}: exists already; delete it, or choose another name")
+    if kind in ("dgrl", "vd4rl"):
+        return _save_episodes(kind, path, rows)
     if path.suffix in (".hdf5", ".h5"):
-        save_hdf5(path, rows.parts(), rows.attrs)
+        if isinstance(data, Dataset) and is_pixels(data.observations) and data.next_observations is None:
+            copy_rows(path, data, rows.attrs)
+        else:
+            save_hdf5(path, rows.parts(), rows.attrs)
     elif path.suffix == ".npz":
         save_npz(path, rows.parts(), rows.count, rows.attrs)
     elif not path.suffix:
         _save_folder(path, rows)
     else:
-        raise ValueError(f"{path}: no known format; expected FILE.hdf5, FILE.npz, minari:NAME, or a folder without a suffix")
+        raise ValueError(
+            f"{path}: no known format; expected FILE.hdf5, FILE.npz, minari:NAME, dgrl:FOLDER, vd4rl:FILE.hdf5, "
+            "or a folder without a suffix"
+        )
     return rows.count
+
+
+def _save_episodes(kind: str, path: Path, rows: Rows) -> int:
+    if kind == "dgrl":
+        from dreamloom.datasets.dgrl import save_dgrl
+
+        return save_dgrl(path, rows.source, rows.attrs.get("game"))
+    from dreamloom.datasets.vd4rl import save_vd4rl
+
+    return save_vd4rl(path, rows.source)
 
 
 def _save_folder(folder: Path, rows: Rows) -> None:

@@ -60,7 +60,8 @@ class _Found:
 
     def __init__(self, data: Dataset, constants: tuple[float, float] | None) -> None:
         self.data = data
-        self.env = next((name for name in _names(data) if score_constants(name)), str(data.attrs.get("env", data.path.stem)))
+        names = _names(data)
+        self.env = next((name for name in names if score_constants(name)), names[0])
         self.constants = constants or score_constants(self.env)
         self.consecutive = _consecutive(data)
         self.columns = {name: summarize(getattr(data, name), name) for name in self._numbers()}
@@ -179,8 +180,14 @@ class _Found:
 
 
 def _names(data: Dataset) -> list[str]:
-    """What the environment may be called."""
-    return [str(data.attrs.get("env")), data.ref, data.path.stem]
+    """What the environment may be called, the likeliest first."""
+    source = data.attrs.get("source")
+    options = source.get("env") if isinstance(source, dict) else None
+    mode = options.get("distribution_mode", "easy") if isinstance(options, dict) else "easy"
+    if mode != "easy":  # the constants of Procgen's games are those of the easy mode
+        return [f"{data.attrs.get('game')}-{mode}"]
+    given = [str(data.attrs[key]) for key in ("env", "game") if key in data.attrs]
+    return [*given, data.path.stem, data.ref]
 
 
 def _consecutive(data: Dataset) -> bool:
@@ -198,7 +205,7 @@ def _without_what_followed(data: Dataset) -> int:
 
 
 def _beside(data: Dataset) -> Path:
-    if ":" in data.ref and not Path(data.ref).exists():
+    if data.ref.startswith(("minari:", "d4rl:")):
         return Path(data.ref.partition(":")[2].replace("/", "-") + ".png")
     return data.path.with_name(data.path.name + ".png") if data.path.is_dir() else data.path.with_suffix(".png")
 

@@ -21,6 +21,8 @@ from dreamloom.datasets.scores import step_limit
 from dreamloom.datasets.store import FORMAT_VERSION, Dataset, episode_bounds, write_attrs
 from dreamloom.datasets.types import Transitions
 
+_PIECE = 2**26  # bytes that are copied at a time
+
 
 class Closing(IntFlag):
     """`infos/closing` (N,) uint8: what a row is for. Rows that are 0 are ordinary.
@@ -86,6 +88,26 @@ def save_hdf5(path: Path, parts: Iterable[Transitions], attrs: Mapping[str, Any]
                     file.create_dataset(name, shape, rows.dtype, maxshape=(None, *shape[1:]), chunks=chunk)
                 file[name].resize(len(file[name]) + len(rows), axis=0)
                 file[name][-len(rows) :] = rows
+
+
+def copy_rows(path: Path, data: Dataset, attrs: Mapping[str, Any]) -> None:
+    """Copies a recording's rows and its `infos` as they are: each frame once, and what followed a row is the next one.
+
+    Args:
+        path: the file to make.
+        data: a dataset without `next_observations`.
+        attrs: attributes of the file.
+    """
+    names = ("observations", "actions", "rewards", "terminals", "timeouts")
+    columns = {name: getattr(data, name) for name in names if getattr(data, name) is not None}
+    columns |= {f"infos/{name}": array for name, array in data.infos.items()}
+    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+        write_attrs(file, attrs)
+        for name, array in columns.items():
+            size = max(1, _PIECE // max(1, array.nbytes // max(1, len(array))))
+            held = file.create_dataset(name, array.shape, array.dtype)
+            for start in range(0, len(array), size):
+                held[start : start + size] = array[start : start + size]
 
 
 def _with_closing_rows(part: Transitions, ends: np.ndarray) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Normalised scores: 0 is a random policy and 100 an expert, with the reference returns that D4RL publishes.
+"""Normalised scores: 0 is a random policy and 100 an expert, with the reference returns that D4RL and DGRL publish.
 
 The environments' own step limits are here too, since the older D4RL files leave `timeouts` to them.
 """
@@ -29,6 +29,27 @@ REFERENCE_RETURNS: dict[str, tuple[float, float]] = {
     "maze2d-umaze-dense": (68.537689, 193.66285642381482),
     "maze2d-medium-dense": (44.264742, 297.4552547777125),
     "maze2d-large-dense": (30.569041, 303.4857382709002),
+    # Procgen's easy mode: the constants of DGRL (Mediratta et al. 2023) and of Procgen itself (Cobbe et al. 2020).
+    "bigfish": (1.0, 40.0),
+    "bossfight": (0.5, 13.0),
+    "caveflyer": (3.5, 12.0),
+    "chaser": (0.5, 13.0),
+    "climber": (2.0, 12.6),
+    "coinrun": (5.0, 10.0),
+    "dodgeball": (1.5, 19.0),
+    "fruitbot": (-1.5, 32.4),
+    "heist": (3.5, 10.0),
+    "jumper": (1.0, 10.0),
+    "leaper": (1.5, 10.0),
+    "maze": (5.0, 10.0),
+    "miner": (1.5, 13.0),
+    "ninja": (3.5, 10.0),
+    "plunder": (4.5, 30.0),
+    "starpilot": (2.5, 64.0),
+    # The control suite's returns lie in [0, 1000] by design (Tassa et al. 2018); V-D4RL divides by ten.
+    "cheetah-run": (0.0, 1000.0),
+    "walker-walk": (0.0, 1000.0),
+    "humanoid-walk": (0.0, 1000.0),
 }
 _STEP_LIMITS = {
     "halfcheetah": 1000, "hopper": 1000, "walker2d": 1000, "ant": 1000,
@@ -38,7 +59,7 @@ _STEP_LIMITS = {
 # What may follow: the words that D4RL and Minari name their datasets by, and Gymnasium's versions.
 _REST = re.compile(
     r"(-(random|simple|medium|expert|replay|full|human|cloned|sparse|dense|complete|partial|mixed|umaze|large|diverse|play"
-    r"|v\d+))*(\.hdf5)?"
+    r"|easy|suboptimal|v\d+))*(\.hdf5)?"
 )
 _SAME = {"adroithandpen": "pen", "adroithandhammer": "hammer", "adroithandrelocate": "relocate", "adroithanddoor": "door"}
 _SAME |= {"frankakitchen": "kitchen"}
@@ -89,8 +110,8 @@ def normalized_score(
 
 def _look_up(table: Mapping[str, T], env_id: str) -> T | None:
     """The longest start of the name that the table has; the rest must be words that only tell variants apart."""
-    name = re.sub(r"^(d4rl|minari):", "", env_id.lower())
-    name = re.sub(r"^(d4rl|mujoco|gymnasium)/", "", name).replace("_", "-").replace("/", "-")
+    name = re.sub(r"^(d4rl|minari|procgen):", "", env_id.lower())
+    name = re.sub(r"^((d4rl|mujoco|gymnasium|procgen)/|procgen[-_])", "", name).replace("_", "-").replace("/", "-")
     head, dash, rest = name.partition("-")
     name = _SAME.get(head, head) + dash + rest
     for start in sorted(table, key=len, reverse=True):

@@ -105,8 +105,9 @@ def open_dataset(ref: str | Path, *, max_episode_steps: int | None = None) -> Da
     """Opens a dataset for reading.
 
     Args:
-        ref: an HDF5 file (ours, or any of D4RL's), a folder of shards, an `.npz` of transitions, `minari:NAME` (or a Minari
-            folder), or `d4rl:NAME`, which is fetched once.
+        ref: an HDF5 file (ours, any of D4RL's, or V-D4RL's flat ones), a folder of shards, an `.npz` of transitions, a folder
+            of DGRL's or V-D4RL's episodes, `minari:NAME` (or a Minari folder), or `d4rl:NAME`, which is fetched once.
+            `dgrl:PATH` and `vd4rl:PATH` say which of these a path is.
         max_episode_steps: the environment's step limit, for a D4RL file without `timeouts`.
 
     Raises:
@@ -136,9 +137,17 @@ def _opener(ref: str) -> Callable[[int | None], Dataset]:
 
         name = ref.removeprefix("d4rl:")
         return lambda limit: open_hdf5(d4rl_file(name), max_episode_steps=limit or step_limit(name))
-    path = Path(ref)
+    kind, _, rest = ref.partition(":")
+    kind = kind if kind in ("dgrl", "vd4rl") else ""
+    path = Path(rest if kind else ref)
     if not path.exists():
         raise DatasetError(f"{path}: no such file")
+    kind = kind or _kind_of_episodes(path)
+    if kind:
+        from dreamloom.datasets.dgrl import open_dgrl
+        from dreamloom.datasets.vd4rl import open_vd4rl
+
+        return lambda _: open_dgrl(path) if kind == "dgrl" else open_vd4rl(path)
     if path.is_dir():
         return lambda _: _open_folder(path)
     if path.suffix == ".npz":
@@ -146,6 +155,21 @@ def _opener(ref: str) -> Callable[[int | None], Dataset]:
 
         return lambda _: open_npz(path)
     return lambda limit: open_hdf5(path, max_episode_steps=limit)
+
+
+def _kind_of_episodes(path: Path) -> str:
+    """Which of the formats of episodes a path has, told by the names of its arrays; none where it has another format."""
+    from dreamloom.datasets import dgrl, vd4rl
+    from dreamloom.datasets.shards import is_shard_folder
+
+    if path.is_dir():
+        if is_shard_folder(path):
+            return ""
+        path = next((file for file in sorted(path.iterdir()) if file.suffix in (*dgrl.SUFFIXES, ".hdf5", ".h5")), path)
+    if path.suffix in dgrl.SUFFIXES:
+        held = dgrl.members(path)
+        return "dgrl" if held >= dgrl.MEMBERS else "vd4rl" if held >= vd4rl.MEMBERS else ""
+    return "vd4rl" if path.suffix in (".hdf5", ".h5") and vd4rl.is_flat(path) else ""
 
 
 def _open_folder(path: Path) -> Dataset:
@@ -158,7 +182,9 @@ def _open_folder(path: Path) -> Dataset:
         from dreamloom.datasets.minari_format import open_minari
 
         return open_minari(path)
-    raise DatasetError(f"{path}: is a folder; expected a file, a folder of shards or a Minari dataset")
+    raise DatasetError(
+        f"{path}: is a folder; expected a file, a folder of shards, of episodes (DGRL, V-D4RL) or a Minari dataset"
+    )
 
 
 def episode_bounds(ends_after: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
