@@ -27,6 +27,10 @@ from dreamloom.datasets.scores import normalized_score, score_constants, step_li
         ("maze2d-umaze-v1", 23.85, 161.86),
         ("maze2d-large-dense-v1", 30.569041, 303.4857382709002),
         ("maze2d-medium-dense-v1", 44.264742, 297.4552547777125),
+        ("fruitbot", -1.5, 32.4),
+        ("maze", 5.0, 10.0),
+        ("procgen:procgen-starpilot-v0", 2.5, 64.0),
+        ("cheetah_run", 0.0, 1000.0),
     ],
 )
 def test_a_random_policy_has_0_and_an_expert_100(name, low, high):
@@ -35,7 +39,7 @@ def test_a_random_policy_has_0_and_an_expert_100(name, low, high):
 
 
 @pytest.mark.parametrize(
-    "name", ["MyHopper-v0", "hopper-backwards-v0", "Humanoid-v5", "ant-dir", "antelope", "maze2d-open-v0", ""]
+    "name", ["MyHopper-v0", "hopper-backwards-v0", "Humanoid-v5", "ant-dir", "antelope", "maze2d-open-v0", "coinrun-hard", ""]
 )
 def test_other_environments_need_constants_of_their_own(name):
     assert score_constants(name) is None
