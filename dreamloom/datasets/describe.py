@@ -8,7 +8,7 @@ import numpy as np
 
 from dreamloom.datasets.atomic import atomic_path
 from dreamloom.datasets.columns import COLUMNS, is_pixels
-from dreamloom.datasets.contact_sheet import contact_sheet
+from dreamloom.datasets.contact_sheet import augmentation_sheet, contact_sheet
 from dreamloom.datasets.runs import run_ends
 from dreamloom.datasets.scores import normalized_score, score_constants
 from dreamloom.datasets.store import Dataset, open_dataset
@@ -25,20 +25,23 @@ def describe(
     out: Path | None = None,
     constants: tuple[float, float] | None = None,
     max_episode_steps: int | None = None,
+    augment: bool = False,
 ) -> None:
     """Shows what is in a dataset, and draws a picture of it.
 
     Pictures are drawn as a contact sheet; vectors as returns over time, rewards, and the range of every dimension.
 
     Args:
-        path: an HDF5 file, a folder of shards, an .npz archive, minari:NAME or d4rl:NAME.
+        path: an HDF5 file, a folder of shards or of episodes, an .npz archive, minari:NAME or d4rl:NAME.
         out: the PNG to draw; by default FILE.png beside the file. An older one is replaced.
         constants: returns of a random and of an expert policy, e.g. '[0, 500]', for normalised scores; by default those that
             D4RL publishes for the environment.
         max_episode_steps: the environment's step limit, for a D4RL file without timeouts.
+        augment: draw what each augmentation makes of some of the frames, rather than episodes.
 
     Examples:
         dreamloom data data/coinrun.hdf5
+        dreamloom data data/coinrun.hdf5 --augment --out augmented.png
         dreamloom data halfcheetah-medium-v2.hdf5
 
     Raises:
@@ -51,8 +54,9 @@ def describe(
         if len(data):
             picture = out or _beside(data)
             with atomic_path(picture) as temporary:
-                found.draw(temporary)
-            print(f"{'contact sheet' if is_pixels(data.observations) else 'picture'}\n  {picture}")
+                (augmentation_sheet(data).save if augment else found.draw)(temporary)
+            shown = "augmentations" if augment else "contact sheet" if is_pixels(data.observations) else "picture"
+            print(f"{shown}\n  {picture}")
 
 
 class _Found:
