@@ -13,7 +13,7 @@ from torch.distributions import Normal, TanhTransform, TransformedDistribution
 from dreamloom.agents.agent import ALLOWED, Agent, load_agent
 from dreamloom.agents.bc import BC
 from dreamloom.agents.buffer import Batch, Buffer
-from dreamloom.agents.cql import CQL, log_integral
+from dreamloom.agents.cql import CQL, DiscreteCQL, log_integral
 from dreamloom.agents.edac import EDAC, mean_similarity
 from dreamloom.agents.iql import IQL, Gaussian, expectile_loss
 from dreamloom.agents.networks import Critics
@@ -216,7 +216,7 @@ def test_log_integral_from_a_policys_samples_is_the_integral():
 def test_cql_estimates_the_integral_of_its_critics():
     agent = CQL(actions=4000, **SMALL)
     agent.prepare(rows(a=1))
-    agent.critics.forward = lambda s, a: 2 * a.sum(-1)[:, None].expand(-1, 2, -1)
+    agent.critics.many = lambda s, a: 2 * a.sum(-1)[:, None].expand(-1, 2, -1, -1)
     agent.streams()
     estimate = agent.soft_maximum(torch.zeros(1, 2, 3), torch.ones(1, 2, 3))
     assert estimate.shape == (1, 2, 2)
@@ -372,9 +372,10 @@ def test_data_that_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="of one shape"):
         Buffer([rows(5), rows(5, a=3)])
     discrete = Transitions(**{**vars(rows(5)), "actions": np.zeros(5, np.int64)})
-    for use in (TD3BC().prepare, lambda data: Buffer([data])):
-        with pytest.raises(ValueError, match="continuous actions"):
-            use(discrete)
+    with pytest.raises(ValueError, match="TD3BC is for continuous actions, the data's are discrete"):
+        TD3BC().prepare(discrete)
+    with pytest.raises(ValueError, match="DiscreteCQL is for discrete actions"):
+        DiscreteCQL().prepare(rows(5))
     with pytest.raises(ValueError, match="there are none"):
         TD3BC().prepare(rows(5)[:0])
     with pytest.raises(ValueError, match="there are none"):

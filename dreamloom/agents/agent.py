@@ -1,22 +1,27 @@
 """What all learners share: seeds side by side, statistics of the data, one optimizer, randomness by (seed, update)."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from dreamloom.agents.buffer import Batch
+from dreamloom.agents.frames import FrameBuffer, PixelBatch
+from dreamloom.agents.networks import Precision
+from dreamloom.agents.vision import Latents, Vision, to_unit
 from dreamloom.datasets.types import Transitions
 from dreamloom.nn.build import Buildable
+from dreamloom.nn.encoders import ENCODERS
 from dreamloom.nn.parts import load_part
 
 # What an agent's checkpoint may name.
-ALLOWED = frozenset(f"dreamloom.agents.{name}" for name in ("bc.BC", "td3_bc.TD3BC", "iql.IQL", "cql.CQL", "edac.EDAC"))
+_AGENTS = ("bc.BC", "td3_bc.TD3BC", "drq_bc.DrQBC", "iql.IQL", "cql.CQL", "cql.DiscreteCQL", "bcq.BCQ", "edac.EDAC")
+ALLOWED = ENCODERS | {f"dreamloom.agents.{name}" for name in (*_AGENTS, "vision.Vision", "vision.Latents")}
 Network = TypeVar("Network", bound=nn.Module)
 _GOLDEN = 0x9E3779B1  # odd and far from any ratio of small numbers: seeds stay apart by millions of updates
 
@@ -33,79 +38,140 @@ class Agent(nn.Module, Buildable):
         gamma: discount.
         tau: step of target networks towards the trained ones.
         normalize: whether observations are scaled to mean 0 and deviation 1 of the data that `prepare` is given.
+        vision: what frames are looked at with; None for agents of vectors.
 
     A subclass makes its networks in `build`, ends its constructor with `size`, and says what `update` and `policy` are.
     """
 
+    width: int
+    depth: int
+    precision: Precision
     observation_mean: Tensor
     observation_std: Tensor
     action_low: Tensor
     action_high: Tensor
+    kinds: tuple[str, ...] = ("continuous",)  # of actions that the algorithm is for
 
-    def __init__(self, *, seeds: int, gamma: float = 0.99, tau: float = 0.005, normalize: bool = True):
+    def __init__(
+        self,
+        *,
+        seeds: int,
+        gamma: float = 0.99,
+        tau: float = 0.005,
+        normalize: bool = True,
+        vision: Vision | Latents | None = None,
+    ):
         super().__init__()
         if seeds < 1:
             raise ValueError(f"seeds must be at least 1, got {seeds}")
         self.seeds, self.gamma, self.tau, self.normalize = seeds, gamma, tau, normalize
-        self.seed, self.updates = 0, 0
+        self.vision = vision
+        self.discrete, self.seed, self.updates = False, 0, 0
         self.horizon: int | None = None  # updates of the whole run, for schedules; who trains sets it
         self.generators: list[torch.Generator] = []
         self.optimizer: torch.optim.Optimizer | None = None
+        self._plain: Tensor | None = None
 
     def build(self, observation_size: int, action_size: int) -> dict[str, float]:
         """Makes the networks; returns the learning rate of each that is trained, by attribute name."""
         raise NotImplementedError
 
-    def update(self, batch: Batch) -> dict[str, Float[Tensor, "s"]]:
+    def update(self, batch: Batch | PixelBatch) -> dict[str, Float[Tensor, "s"]]:
         """One update of every agent; returns detached metrics, one value an agent."""
         raise NotImplementedError
 
-    def policy(self, s: Float[Tensor, "s n o"]) -> Float[Tensor, "s n a"]:
-        """Greedy actions in [-1, 1] at normalised observations."""
+    def policy(self, s: Float[Tensor, "s n o"]) -> Shaped[Tensor, "s n ..."]:
+        """Greedy actions, in [-1, 1] or numbers of actions, at normalised observations."""
         raise NotImplementedError
+
+    def shape(self) -> dict[str, Any]:
+        """Settings of a new network: its size, and its trunk where agents look at frames."""
+        trunk = None if self.vision is None else self.vision.trunks()
+        return {"width": self.width, "depth": self.depth, "precision": self.precision, "trunk": trunk}
 
     # Sizes, statistics and weights
 
-    def size(self, observation_size: int | None, action_size: int | None) -> None:
-        """Makes everything whose shape depends on the data, once that is known; `config` names the sizes from then on."""
+    def size(self, observation_size: int | None, action_size: int | None, discrete: bool | None = None) -> None:
+        """Makes everything whose shape depends on the data, once that is known; `config` names the sizes from then on.
+
+        Args:
+            observation_size: of what networks see: of a vector, of the latents of a frame.
+            action_size: of an action, or how many discrete ones there are.
+            discrete: whether actions are discrete; by default as the algorithm needs them.
+        """
         if observation_size is None or action_size is None:
             return
-        self.config["init_args"] |= {"observation_size": observation_size, "action_size": action_size}
+        kind = {True: "discrete", False: "continuous", None: self.kinds[0]}[discrete]
+        if kind not in self.kinds:
+            raise ValueError(f"{type(self).__name__} is for {' or '.join(self.kinds)} actions, the data's are {kind}")
+        self.discrete = kind == "discrete"
+        sizes = {"observation_size": observation_size, "action_size": action_size, "discrete_actions": self.discrete}
+        self.config["init_args"] |= {key: size for key, size in sizes.items() if key in self.config["init_args"]}
         self.register_buffer("observation_mean", torch.zeros(observation_size))
         self.register_buffer("observation_std", torch.ones(observation_size))
         self.register_buffer("action_low", -torch.ones(action_size))
         self.register_buffer("action_high", torch.ones(action_size))
+        if self.vision is not None:
+            self.vision.grow(self.seeds)
         rates = self.build(observation_size, action_size)
-        groups = [{"name": name, "params": _parameters(getattr(self, name)), "lr": rate} for name, rate in rates.items()]
+        groups: list[dict[str, Any]] = [
+            {"name": name, "params": _parameters(getattr(self, name)), "lr": rate} for name, rate in rates.items()
+        ]
+        if isinstance(self.vision, Vision):
+            looking = next(group for group in groups if group["name"] == ("critics" if "critics" in rates else "actor"))
+            looking["params"] += _parameters(self.vision)
         self.optimizer = torch.optim.Adam(groups, fused=True)
 
-    def prepare(self, transitions: Transitions | Sequence[Transitions], *, seed: int = 0) -> None:
+    def prepare(self, data: Transitions | Sequence[Transitions] | FrameBuffer, *, seed: int = 0, actions: int = 0) -> None:
         """Fixes sizes, action bounds and observation statistics from data, and draws the weights of `seed`.
 
         Bounds are -1 and 1 where all actions lie between, else the data's own range.
 
         Args:
-            transitions: the rows to be trained on, or several datasets of them.
+            data: the rows to be trained on, or several datasets of them; frames for agents with `Vision`.
             seed: number of the first agent's seed.
+            actions: how many discrete actions there are, where rows need not show all of them.
 
         Raises:
-            ValueError: observations that are no vectors, actions that are not continuous, or no rows.
+            ValueError: observations or actions that the agents are not for, or no rows.
         """
-        parts = [transitions] if isinstance(transitions, Transitions) else list(transitions)
+        if isinstance(data, FrameBuffer):
+            self._prepare_frames(data)
+        else:
+            self._prepare_rows([data] if isinstance(data, Transitions) else list(data), actions)
+        self.reset(seed)
+
+    def _prepare_frames(self, data: FrameBuffer) -> None:
+        if not isinstance(self.vision, Vision) or tuple(self.vision.shape) != data.shape:
+            made = "no vision" if self.vision is None else f"a {type(self.vision).__name__} of {tuple(self.vision.shape)}"
+            raise ValueError(f"frames are (c, h, w) = {data.shape}, the agents have {made}; see the encoder's `shape`")
+        if self.optimizer is None:
+            self.size(self.vision.latent_size, data.action_size, data.discrete)
+        if not self.discrete:
+            actions = data.episodes.actions[data.rows].cpu().numpy()
+            self._bound(actions.min(0), actions.max(0))
+
+    def _prepare_rows(self, parts: list[Transitions], actions: int) -> None:
         _check(parts)
         parts = [part for part in parts if len(part)]
+        discrete = parts[0].actions.ndim == 1
         if self.optimizer is None:
-            self.size(parts[0].observations.shape[1], parts[0].actions.shape[1])
+            most = max(actions, *(int(part.actions.max()) + 1 for part in parts)) if discrete else 0
+            self.size(parts[0].observations.shape[1], most if discrete else parts[0].actions.shape[1], discrete)
+        if isinstance(self.vision, Vision) or (self.vision and self.vision.latent_size != len(self.observation_mean)):
+            raise ValueError(f"rows of {len(self.observation_mean)} numbers are no latents of the agents' {self.vision.shape}")
         mean, std = _moments([part.observations for part in parts])
-        low, high = (f([f(part.actions, 0) for part in parts], 0) for f in (np.min, np.max))
-        if low.min() >= -1 and high.max() <= 1:
-            low, high = -np.ones_like(low), np.ones_like(high)
         if self.normalize:
             self.observation_mean.copy_(torch.from_numpy(mean))
             self.observation_std.copy_(torch.from_numpy(std))
+        if not self.discrete:
+            self._bound(*(f([f(part.actions, 0) for part in parts], 0) for f in (np.min, np.max)))
+
+    def _bound(self, low: np.ndarray, high: np.ndarray) -> None:
+        if low.min() >= -1 and high.max() <= 1:
+            low, high = -np.ones_like(low), np.ones_like(high)
         self.action_low.copy_(torch.from_numpy(low))
         self.action_high.copy_(torch.from_numpy(np.maximum(high, low + 1e-6)))
-        self.reset(seed)
 
     def reset(self, seed: int) -> None:
         """Starts afresh: agent i is that of seed number `seed + i`."""
@@ -143,23 +209,59 @@ class Agent(nn.Module, Buildable):
             generator.manual_seed(((self.seed + i) * _GOLDEN + update + 1) % 2**32)
         return self.generators
 
-    def begin(self, batch: Batch) -> Batch:
-        """Counts the update; observations are normalised and actions come to [-1, 1]."""
+    def begin(self, batch: Batch | PixelBatch, *, ahead: bool = True) -> Batch:
+        """Counts the update; observations are normalised, or features of frames, and actions come to [-1, 1].
+
+        Args:
+            batch: as it was drawn.
+            ahead: whether what followed is looked at.
+        """
         self.updates += 1
-        return batch._replace(
-            observations=self._normalized(batch.observations),
-            next_observations=self._normalized(batch.next_observations),
-            actions=(batch.actions - self.action_low) * (2 / (self.action_high - self.action_low)) - 1,
-        )
+        s, a, r, s_next, done = batch[:5]
+        if not self.discrete:
+            a = (a - self.action_low) * (2 / (self.action_high - self.action_low)) - 1
+        with torch.no_grad():
+            following = self.look(s_next) if ahead else s_next
+            self._plain = self._without_augmentation(batch) if self.vision is not None and self.vision.drac else None
+        return Batch(self.look(s), a, r, following, done)
+
+    def _without_augmentation(self, batch: Batch | PixelBatch) -> Tensor:
+        if not isinstance(batch, PixelBatch) or batch.plain is None:
+            raise ValueError("DrAC's regulariser compares augmented frames with plain ones: it needs data.augment")
+        return self.look(batch.plain)
+
+    def look(self, observations: Shaped[Tensor, "s n ..."]) -> Float[Tensor, "s n o"]:
+        """What networks see: vectors and frozen latents normalised, the features of an encoder that learns as they are."""
+        if observations.ndim == 5:
+            assert self.vision is not None
+            observations = self.vision(to_unit(observations))
+            if isinstance(self.vision, Vision):
+                return observations
+        return (observations - self.observation_mean) / self.observation_std
+
+    def steady(self, of: Callable[[Tensor], Tensor], s: Float[Tensor, "s b o"], *, policy: bool = False) -> Tensor:
+        """DrAC's regulariser (Raileanu et al. 2021, equations 3 to 5), (s,); 0 where its weight is 0.
+
+        Args:
+            of: values, or log probabilities of discrete actions, or other outputs of a policy, from what networks see.
+            s: of augmented frames.
+            policy: whether `of` gives log probabilities, which are compared by KL(plain || augmented); else squares.
+        """
+        if self._plain is None or self.vision is None:
+            return s.new_zeros(self.seeds)
+        with torch.no_grad():
+            plain = of(self._plain)
+        apart = plain.exp() * (plain - of(s)) * plain.shape[-1] if policy else (plain - of(s)).square()
+        return self.vision.drac * apart.flatten(1).mean(1)
 
     def noise(self, *shape: int) -> Float[Tensor, "s ..."]:
         """Standard normal numbers (s, *shape), each agent's from its own source."""
         return torch.stack([torch.randn(shape, generator=g, device=self.device) for g in self.generators])
 
-    def descend(self, name: str, loss: Float[Tensor, "s"]) -> None:
-        """One step of Adam for the networks in attribute `name`, and for no other that the loss depends on."""
+    def descend(self, name: str, loss: Float[Tensor, "s"], *others: str) -> None:
+        """One step of Adam for the networks in attribute `name` (and others), and for no other that the loss depends on."""
         assert self.optimizer is not None
-        parameters = self.groups[name]["params"]
+        parameters = [parameter for group in (name, *others) for parameter in self.groups[group]["params"]]
         # Agents share no parameter, so the sum's gradient is each agent's own. The fused step reads memory in order.
         for parameter, gradient in zip(parameters, torch.autograd.grad(loss.sum(), parameters), strict=True):
             parameter.grad = gradient.contiguous()
@@ -177,18 +279,17 @@ class Agent(nn.Module, Buildable):
     # Acting
 
     @torch.no_grad()
-    def act(self, observations: Float[Tensor, "s n o"]) -> Float[Tensor, "s n a"]:
-        """Greedy actions, in the units of the data: agent i acts on `observations[i]`."""
-        unit = self.policy(self._normalized(observations))
-        return self.action_low + (unit + 1) * (self.action_high - self.action_low) / 2
+    def act(self, observations: Shaped[Tensor, "s n ..."]) -> Shaped[Tensor, "s n ..."]:
+        """Greedy actions, in the units of the data: agent i acts on `observations[i]`, vectors or frames."""
+        actions = self.policy(self.look(observations))
+        if self.discrete:
+            return actions
+        return self.action_low + (actions + 1) * (self.action_high - self.action_low) / 2
 
     @property
     def device(self) -> torch.device:
         """Where the agents are."""
         return self.observation_mean.device
-
-    def _normalized(self, observations: Tensor) -> Tensor:
-        return (observations - self.observation_mean) / self.observation_std
 
 
 def target(network: Network) -> Network:
@@ -219,8 +320,9 @@ def _check(parts: list[Transitions]) -> None:
         if part.observations.ndim != 2 or part.observations.dtype == np.uint8:
             seen = f"{part.observations.shape} {part.observations.dtype}"
             raise ValueError(f"agents need observations (N, o) of numbers, got {seen}")
-        if part.actions.ndim != 2:
-            raise ValueError(f"agents need continuous actions (N, a), got {part.actions.shape} {part.actions.dtype}")
+        if part.actions.ndim != parts[0].actions.ndim or (part.actions.ndim == 1 and part.actions.dtype.kind not in "iu"):
+            seen = f"{part.actions.shape} {part.actions.dtype}"
+            raise ValueError(f"agents need actions (N, a), or integers (N,), the same in all datasets; got {seen}")
 
 
 def _moments(columns: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

@@ -1,13 +1,16 @@
-"""BC: behaviour cloning by least squares, the actor of TD3+BC without its critics (Fujimoto and Gu 2021, section 5)."""
+"""BC: behaviour cloning, by least squares as the actor of TD3+BC without its critics (Fujimoto and Gu 2021, section 5).
 
-from typing import Any
+Discrete actions are cloned by their likelihood.
+"""
 
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from dreamloom.agents.agent import Agent
 from dreamloom.agents.buffer import Batch
-from dreamloom.agents.networks import Actor, Precision
+from dreamloom.agents.frames import PixelBatch
+from dreamloom.agents.networks import Actor, Categorical, Precision
+from dreamloom.agents.vision import Latents, Vision
 
 
 class BC(Agent):
@@ -22,7 +25,11 @@ class BC(Agent):
         precision: of the products between hidden layers.
         observation_size: of the data; `prepare` finds it out.
         action_size: likewise.
+        discrete_actions: likewise.
+        vision: what frames are looked at with; None for agents of vectors.
     """
+
+    kinds = ("continuous", "discrete")
 
     def __init__(
         self,
@@ -35,21 +42,23 @@ class BC(Agent):
         precision: Precision = "float32",
         observation_size: int | None = None,
         action_size: int | None = None,
+        discrete_actions: bool | None = None,
+        vision: Vision | Latents | None = None,
     ):
-        super().__init__(seeds=seeds, normalize=normalize)
+        super().__init__(seeds=seeds, normalize=normalize, vision=vision)
         self.lr, self.width, self.depth, self.precision = lr, width, depth, precision
-        self.size(observation_size, action_size)
+        self.size(observation_size, action_size, discrete_actions)
 
     def build(self, observation_size: int, action_size: int) -> dict[str, float]:
-        shape: dict[str, Any] = {"width": self.width, "depth": self.depth, "precision": self.precision}
-        self.actor = Actor(self.seeds, observation_size, action_size, **shape)
+        kind = Categorical if self.discrete else Actor
+        self.actor = kind(self.seeds, observation_size, action_size, **self.shape())
         return {"actor": self.lr}
 
-    def policy(self, s: Float[Tensor, "s n o"]) -> Float[Tensor, "s n a"]:
-        return self.actor(s)
+    def policy(self, s: Float[Tensor, "s n o"]) -> Shaped[Tensor, "s n ..."]:
+        return self.actor.mode(s)
 
-    def update(self, batch: Batch) -> dict[str, Float[Tensor, "s"]]:
-        s, a, _, _, _ = self.begin(batch)
-        bc_loss = (self.actor(s) - a).square().mean((1, 2))
-        self.descend("actor", bc_loss)
+    def update(self, batch: Batch | PixelBatch) -> dict[str, Float[Tensor, "s"]]:
+        s, a, _, _, _ = self.begin(batch, ahead=False)
+        bc_loss = self.actor.imitation(s, a)
+        self.descend("actor", bc_loss + self.steady(self.actor, s, policy=self.discrete))
         return {"bc_loss": bc_loss.detach()}

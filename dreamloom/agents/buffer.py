@@ -7,17 +7,20 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from dreamloom.datasets.types import Transitions
 
 
 class Batch(NamedTuple):
-    """Rows for every seed; `terminals` is 1 where the MDP ended. A timeout leaves no trace: it must not cut the bootstrap."""
+    """Rows for every seed; `terminals` is 1 where the MDP ended. A timeout leaves no trace: it must not cut the bootstrap.
+
+    Discrete actions are (s, b) int64.
+    """
 
     observations: Float[Tensor, "s b o"]
-    actions: Float[Tensor, "s b a"]
+    actions: Float[Tensor, "s b a"] | Int[Tensor, "s b"]
     rewards: Float[Tensor, "s b"]
     next_observations: Float[Tensor, "s b o"]
     terminals: Float[Tensor, "s b"]
@@ -33,7 +36,7 @@ class Buffer:
         reward_scale: factor of the rewards (IQL on locomotion: 1000 / (largest - smallest return)).
 
     Raises:
-        ValueError: the parts do not fit each other or continuous control, or the shares do not fit the parts.
+        ValueError: the parts are no vectors or do not fit each other, or the shares do not fit the parts.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class Buffer:
         known = [_with_known_next(part) for part in parts]
         self.shares = _checked_shares(shares, [len(part) for part in known])
         self.widths = _widths(known)
+        self.discrete = known[0].actions.ndim == 1
         tables = [torch.from_numpy(_table(part, reward_scale)) for part in known]
         ends = np.cumsum([0, *map(len, tables)])
         self.ranges = [(int(a), int(b)) for a, b in itertools.pairwise(ends)]
@@ -74,6 +78,7 @@ class Buffer:
         rows = torch.cat([self._draw(place, generator) for generator in generators for place in ranges])
         columns = self.table.index_select(0, rows).view(len(generators), batch_size, -1).split(self.widths, -1)
         observations, actions, rewards, next_observations, terminals = columns
+        actions = actions[..., 0].long() if self.discrete else actions
         return Batch(observations, actions, rewards[..., 0], next_observations, terminals[..., 0])
 
     def _draw(self, place: tuple[int, int, int], generator: torch.Generator) -> Tensor:
@@ -115,17 +120,17 @@ def _widths(parts: Sequence[Transitions]) -> list[int]:
     if len(shapes) != 1:
         raise ValueError(f"datasets of one buffer must have observations and actions of one shape, got {sorted(shapes)}")
     (observation, action) = shapes.pop()
-    if len(observation) != 1 or len(action) != 1:
+    if len(observation) != 1 or len(action) > 1:
         raise ValueError(
-            f"agents need observations (N, o) and continuous actions (N, a), got shapes {observation} and {action} of a row"
+            f"agents need observations (N, o) and actions (N, a) or (N,), got shapes {observation} and {action} of a row"
         )
-    return [observation[0], action[0], 1, observation[0], 1]
+    return [observation[0], *(action or (1,)), 1, observation[0], 1]
 
 
 def _table(part: Transitions, reward_scale: float) -> np.ndarray:
     columns = [
         part.observations,
-        part.actions,
+        part.actions.reshape(len(part), -1),
         part.rewards[:, None] * reward_scale,
         part.next_observations,
         part.terminals[:, None],

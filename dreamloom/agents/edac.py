@@ -1,8 +1,6 @@
 """EDAC: an ensemble of critics whose action gradients are kept apart (An et al. 2021, "Uncertainty-Based Offline RL with
 Diversified Q-Ensemble"). With eta 0 it is the paper's SAC-N."""
 
-from typing import Any
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -55,10 +53,9 @@ class EDAC(Agent):
         self.size(observation_size, action_size)
 
     def build(self, observation_size: int, action_size: int) -> dict[str, float]:
-        shape: dict[str, Any] = {"width": self.width, "depth": self.depth, "precision": self.precision}
-        self.actor = TanhGaussian(self.seeds, observation_size, action_size, lowest_log_std=-5.0, **shape)
+        self.actor = TanhGaussian(self.seeds, observation_size, action_size, lowest_log_std=-5.0, **self.shape())
         self.temperature = Temperature(self.seeds)
-        self.critics = Critics(self.seeds, self.ensemble, observation_size, action_size, **shape)
+        self.critics = Critics(self.seeds, self.ensemble, observation_size, action_size, **self.shape())
         self.target_critics = target(self.critics)
         return {"actor": self.lr, "temperature": self.lr, "critics": self.lr}
 

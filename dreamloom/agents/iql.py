@@ -1,22 +1,27 @@
-"""IQL: implicit Q-learning by expectile regression (Kostrikov et al. 2021, "Offline RL with Implicit Q-Learning")."""
+"""IQL: implicit Q-learning by expectile regression (Kostrikov et al. 2021, "Offline RL with Implicit Q-Learning").
+
+It samples no action, so discrete ones need nothing but their own policy and critics.
+"""
 
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from dreamloom.agents.agent import Agent, target
 from dreamloom.agents.buffer import Batch
-from dreamloom.agents.networks import Actor, Critics, Precision, Values
+from dreamloom.agents.frames import PixelBatch
+from dreamloom.agents.networks import Actor, Categorical, Critics, DiscreteCritics, Precision, Values
+from dreamloom.agents.vision import Latents, Vision
 
 
 class Gaussian(Actor):
     """A Gaussian policy: the mean lies in [-1, 1], the deviation does not depend on the state (the paper's own code)."""
 
-    def __init__(self, seeds: int, observation_size: int, action_size: int, **settings: int | Precision):
+    def __init__(self, seeds: int, observation_size: int, action_size: int, **settings: Any):
         super().__init__(seeds, observation_size, action_size, **settings)
         self.log_std = nn.Parameter(torch.zeros(seeds, 1, action_size))
 
@@ -50,7 +55,11 @@ class IQL(Agent):
         precision: of the products between hidden layers.
         observation_size: of the data; `prepare` finds it out.
         action_size: likewise.
+        discrete_actions: likewise.
+        vision: what frames are looked at with; None for agents of vectors.
     """
+
+    kinds = ("continuous", "discrete")
 
     def __init__(
         self,
@@ -69,24 +78,26 @@ class IQL(Agent):
         precision: Precision = "float32",
         observation_size: int | None = None,
         action_size: int | None = None,
+        discrete_actions: bool | None = None,
+        vision: Vision | Latents | None = None,
     ):
-        super().__init__(seeds=seeds, gamma=gamma, tau=tau, normalize=normalize)
+        super().__init__(seeds=seeds, gamma=gamma, tau=tau, normalize=normalize, vision=vision)
         self.expectile, self.beta, self.max_weight, self.cosine = expectile, beta, max_weight, cosine
         self.lr, self.width, self.depth, self.precision = lr, width, depth, precision
-        self.size(observation_size, action_size)
+        self.size(observation_size, action_size, discrete_actions)
 
     def build(self, observation_size: int, action_size: int) -> dict[str, float]:
-        shape: dict[str, Any] = {"width": self.width, "depth": self.depth, "precision": self.precision}
-        self.actor = Gaussian(self.seeds, observation_size, action_size, **shape)
-        self.critics = Critics(self.seeds, 2, observation_size, action_size, **shape)
-        self.value = Values(self.seeds, observation_size, **shape)
+        actor, critics = (Categorical, DiscreteCritics) if self.discrete else (Gaussian, Critics)
+        self.actor = actor(self.seeds, observation_size, action_size, **self.shape())
+        self.critics = critics(self.seeds, 2, observation_size, action_size, **self.shape())
+        self.value = Values(self.seeds, observation_size, **self.shape())
         self.target_critics = target(self.critics)
         return {"actor": self.lr, "critics": self.lr, "value": self.lr}
 
-    def policy(self, s: Float[Tensor, "s n o"]) -> Float[Tensor, "s n a"]:
-        return self.actor(s)
+    def policy(self, s: Float[Tensor, "s n o"]) -> Shaped[Tensor, "s n ..."]:
+        return self.actor.mode(s)
 
-    def update(self, batch: Batch) -> dict[str, Float[Tensor, "s"]]:
+    def update(self, batch: Batch | PixelBatch) -> dict[str, Float[Tensor, "s"]]:
         s, a, r, s_next, done = self.begin(batch)
         with torch.no_grad():
             target_q = self.target_critics(s, a).amin(1)
@@ -94,14 +105,14 @@ class IQL(Agent):
         v = self.value(s)
         advantage = target_q - v
         value_loss = expectile_loss(advantage, self.expectile)
-        self.descend("value", value_loss)
+        self.descend("value", value_loss + self.steady(self.value, s))
         q = self.critics(s, a)
         critic_loss = (q - y[:, None]).square().mean(-1).mean(1)
-        self.descend("critics", critic_loss)
+        self.descend("critics", critic_loss + self.steady(lambda seen: self.critics(seen, a), s))
         weight = (self.beta * advantage.detach()).exp().clamp(max=self.max_weight)
         actor_loss = -(weight * self.actor.log_prob(s, a)).mean(-1)
         self.schedule()
-        self.descend("actor", actor_loss)
+        self.descend("actor", actor_loss + self.steady(self.actor, s, policy=self.discrete))
         self.track("critics")
         losses = {"value_loss": value_loss, "critic_loss": critic_loss, "actor_loss": actor_loss}
         return {name: loss.detach() for name, loss in losses.items()} | {"v": v.detach().mean(-1)}

@@ -177,7 +177,11 @@ class Categorical(MLP):
 
     def forward(self, s: Float[Tensor, "s b o"]) -> Float[Tensor, "s b k"]:
         """Log probabilities of all actions."""
-        return super().forward(s).log_softmax(-1)
+        return self.logits(s).log_softmax(-1)
+
+    def logits(self, s: Float[Tensor, "s b o"]) -> Float[Tensor, "s b k"]:
+        """What the probabilities are made of."""
+        return super().forward(s)
 
     def log_prob(self, s: Float[Tensor, "s b o"], a: Int[Tensor, "s b"]) -> Float[Tensor, "s b"]:
         """Log probabilities of one action a row."""

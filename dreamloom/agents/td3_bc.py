@@ -1,6 +1,6 @@
 """TD3+BC: TD3 whose actor also imitates the data (Fujimoto and Gu 2021, "A Minimalist Approach to Offline RL")."""
 
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -8,7 +8,9 @@ from torch import Tensor
 
 from dreamloom.agents.agent import Agent, target
 from dreamloom.agents.buffer import Batch
+from dreamloom.agents.frames import PixelBatch
 from dreamloom.agents.networks import Actor, Critics, Precision
+from dreamloom.agents.vision import Latents, Vision
 
 
 class TD3BC(Agent):
@@ -29,6 +31,7 @@ class TD3BC(Agent):
         precision: of the products between hidden layers.
         observation_size: of the data; `prepare` finds it out.
         action_size: likewise.
+        vision: what frames are looked at with; None for agents of vectors.
     """
 
     def __init__(
@@ -48,34 +51,34 @@ class TD3BC(Agent):
         precision: Precision = "float32",
         observation_size: int | None = None,
         action_size: int | None = None,
+        vision: Vision | Latents | None = None,
     ):
-        super().__init__(seeds=seeds, gamma=gamma, tau=tau, normalize=normalize)
+        super().__init__(seeds=seeds, gamma=gamma, tau=tau, normalize=normalize, vision=vision)
         self.alpha, self.policy_noise, self.noise_clip, self.policy_delay = alpha, policy_noise, noise_clip, policy_delay
         self.lr, self.width, self.depth, self.precision = lr, width, depth, precision
         self.size(observation_size, action_size)
 
     def build(self, observation_size: int, action_size: int) -> dict[str, float]:
-        shape: dict[str, Any] = {"width": self.width, "depth": self.depth, "precision": self.precision}
-        self.actor = Actor(self.seeds, observation_size, action_size, **shape)
-        self.critics = Critics(self.seeds, 2, observation_size, action_size, **shape)
+        self.actor = Actor(self.seeds, observation_size, action_size, **self.shape())
+        self.critics = Critics(self.seeds, 2, observation_size, action_size, **self.shape())
         self.target_actor, self.target_critics = target(self.actor), target(self.critics)
         return {"actor": self.lr, "critics": self.lr}
 
     def policy(self, s: Float[Tensor, "s n o"]) -> Float[Tensor, "s n a"]:
         return self.actor(s)
 
-    def update(self, batch: Batch) -> dict[str, Float[Tensor, "s"]]:
+    def update(self, batch: Batch | PixelBatch) -> dict[str, Float[Tensor, "s"]]:
         s, a, r, s_next, done = self.begin(batch)
         y = self.target_values(r, s_next, done)
         q = self.critics(s, a)
         critic_loss = (q - y[:, None]).square().mean(-1).sum(1)
-        self.descend("critics", critic_loss)
+        self.descend("critics", critic_loss + self.steady(lambda seen: self.critics(seen, a), s))
         metrics = {"critic_loss": critic_loss.detach(), "q": q.detach().mean((1, 2))}
         if self.updates % self.policy_delay == 0:
             pi = self.actor(s)
             actor_loss, bc_loss = self.actor_loss(self.critics.first(s, pi), pi, a)
-            self.descend("actor", actor_loss)
-            self.track("actor", "critics")
+            self.descend("actor", actor_loss + self.steady(self.actor, s))
+            self.track(*(name for name in ("actor", "critics") if hasattr(self, f"target_{name}")))
             metrics |= {"actor_loss": actor_loss.detach(), "bc_loss": bc_loss.detach()}
         return metrics
 
@@ -85,9 +88,12 @@ class TD3BC(Agent):
     ) -> Float[Tensor, "s b"]:
         """y = r + gamma (1 - done) min_i Q'_i(s', pi'(s') + clipped noise)."""
         a_next = self.target_actor(s_next)
-        noise = (self.noise(*a_next.shape[1:]) * self.policy_noise).clamp_(-self.noise_clip, self.noise_clip)
-        q_next = self.target_critics(s_next, (a_next + noise).clamp_(-1, 1)).amin(1)
-        return r + self.gamma * (1 - done) * q_next
+        a_next = (a_next + self.clipped_noise(a_next.shape[1:], self.policy_noise)).clamp_(-1, 1)
+        return r + self.gamma * (1 - done) * self.target_critics(s_next, a_next).amin(1)
+
+    def clipped_noise(self, shape: Sequence[int], deviation: float) -> Float[Tensor, "s ..."]:
+        """Normal noise of a deviation, no larger than `noise_clip`."""
+        return (self.noise(*shape) * deviation).clamp_(-self.noise_clip, self.noise_clip)
 
     def actor_loss(
         self, q: Float[Tensor, "s b"], pi: Float[Tensor, "s b a"], a: Float[Tensor, "s b a"]

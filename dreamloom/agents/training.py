@@ -8,11 +8,12 @@ from tqdm import trange
 
 from dreamloom.agents.agent import Agent
 from dreamloom.agents.buffer import Buffer
+from dreamloom.agents.frames import FrameBuffer
 
 
 def train(
     agent: Agent,
-    buffer: Buffer,
+    buffer: Buffer | FrameBuffer,
     *,
     updates: int,
     batch_size: int = 256,

@@ -1,0 +1,239 @@
+"""A replay buffer of frames: uint8, once, on the device. Stacks and what follows are made by index when a batch is drawn."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Int, Shaped, UInt8
+from torch import Tensor
+
+from dreamloom.datasets.store import Dataset, DatasetError, open_dataset
+
+
+class PixelBatch(NamedTuple):
+    """Rows for every seed. Frames are uint8, or floats in [0, 1] where they were augmented; c is 3 times the stack.
+
+    Attributes:
+        observations: (s, b, c, h, w).
+        actions: (s, b) int64 or (s, b, a) float32.
+        rewards: (s, b); with n steps the discounted sum of the next n.
+        next_observations: (s, b, c, h, w), n steps on.
+        terminals: (s, b), the share of the bootstrap that is cut: 1 where the MDP ended within n steps, else 0; with n steps
+            1 - gamma^(k-1), where k <= n is how many steps were taken, so that `gamma * (1 - terminals)` discounts by gamma^k.
+        plain: (s, b, c, h, w) uint8, the observations before they were augmented; None where they were not.
+    """
+
+    observations: Tensor
+    actions: Tensor
+    rewards: Tensor
+    next_observations: Tensor
+    terminals: Tensor
+    plain: Tensor | None = None
+
+
+class Episodes(NamedTuple):
+    """Episodes one after another: a row a frame. An episode's closing frame, where it is known, is a row without action."""
+
+    frames: UInt8[Tensor, "n h w c"]
+    actions: Shaped[Tensor, "n ..."]
+    rewards: Shaped[Tensor, "n"]
+    first: Int[Tensor, "n"]  # row of the episode's first frame
+    left: Int[Tensor, "n"]  # steps that are known from here on; 0: the row cannot be drawn
+    terminal: Bool[Tensor, "n"]  # whether the episode ends in a terminal
+
+
+class FrameBuffer:
+    """Frames of some datasets, drawn as transitions.
+
+    A stack never reaches over an episode's start: the first frame repeats. The last frame of an episode that was cut by time
+    is drawn only as what followed, unless the dataset says what came after it.
+
+    Args:
+        source: datasets with pixels: whatever `open_dataset` opens.
+        stack: frames of an observation, oldest first.
+        n_step: rewards that are summed before the bootstrap.
+        gamma: discount of these.
+        levels: LO:HI, only episodes of these levels (`infos/level_seed`), HI excluded; None for all.
+        limit: only the first so many rows of each dataset.
+        augment: changes frames, and actions where these would no longer fit (`datasets.augment.Augment`); None for none.
+        device: where frames are and batches come out.
+
+    Raises:
+        ValueError: no pixels, datasets that do not fit each other, or no row is left.
+    """
+
+    def __init__(
+        self,
+        source: str | Path | Sequence[str | Path],
+        *,
+        stack: int = 1,
+        n_step: int = 1,
+        gamma: float = 0.99,
+        levels: str | None = None,
+        limit: int | None = None,
+        augment: Any = None,
+        device: torch.device | str = "cpu",
+    ):
+        if stack < 1 or n_step < 1:
+            raise ValueError(f"stack and n_step must be at least 1, got {stack} and {n_step}")
+        paths = [source] if isinstance(source, str | Path) else list(source)
+        self.stack, self.n_step, self.gamma, self.augment = stack, n_step, gamma, augment
+        self.episodes, self.action_size, self.levels = read_episodes(paths, levels, limit)
+        self.rows = torch.nonzero(self.episodes.left).squeeze(1)
+        if not len(self.rows):
+            raise ValueError(f"{', '.join(map(str, paths))}: no transition of levels {levels or 'of any kind'} to draw")
+        self.to(device)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def to(self, device: torch.device | str) -> "FrameBuffer":
+        """Moves all frames to a device."""
+        self.episodes = Episodes(*(column.to(device) for column in self.episodes))
+        self.rows = self.rows.to(device)
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where the frames are."""
+        return self.rows.device
+
+    @property
+    def discrete(self) -> bool:
+        """Whether actions are numbers of actions; `action_size` is then how many there are."""
+        return self.episodes.actions.ndim == 1
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(c, h, w) of an observation."""
+        _, h, w, c = self.episodes.frames.shape
+        return (c * self.stack, h, w)
+
+    @property
+    def bytes_per_transition(self) -> float:
+        """Memory of all frames, labels and indices, by transitions that can be drawn."""
+        return sum(column.nbytes for column in (*self.episodes, self.rows)) / len(self)
+
+    def sample(self, batch_size: int, generators: Sequence[torch.Generator]) -> PixelBatch:
+        """A batch for each seed, drawn with replacement from that seed's generator, and augmented where that is asked for.
+
+        Args:
+            batch_size: rows a seed.
+            generators: one a seed, on the buffer's device.
+        """
+        drawn = [torch.randint(len(self), (batch_size,), generator=g, device=self.device) for g in generators]
+        batch = self.take(self.rows[torch.stack(drawn)])
+        if self.augment is None:
+            return batch
+        unit = [x.float() / 255 for x in (batch.observations, batch.next_observations)]
+        pairs = zip(*unit, batch.actions, generators, strict=True)
+        s, s_next, actions = (torch.stack(list(x)) for x in zip(*(self.augment.pair(*p) for p in pairs), strict=True))
+        return batch._replace(observations=s, actions=actions, next_observations=s_next, plain=batch.observations)
+
+    def take(self, rows: Int[Tensor, "s b"]) -> PixelBatch:
+        """The transitions of some rows, as they are."""
+        _, actions, rewards, _, left, terminal = self.episodes
+        left = left[rows].long()
+        steps = left.clamp(max=self.n_step)
+        done = terminal[rows] & (left <= self.n_step)
+        total = sum(self.gamma**i * rewards[(rows + i).clamp(max=len(rewards) - 1)] * (i < steps) for i in range(self.n_step))
+        following = torch.where(done, rows, rows + steps)
+        cut = torch.where(done, 1.0, 1 - self.gamma ** (steps - 1.0))
+        return PixelBatch(self.stacked(rows), actions[rows], total, self.stacked(following), cut)  # type: ignore[arg-type]
+
+    def stacked(self, rows: Int[Tensor, "*n"]) -> UInt8[Tensor, "*n c h w"]:
+        """Frames of rows with those before them, which lie channels last in memory as convolutions like it."""
+        back = torch.arange(self.stack - 1, -1, -1, device=self.device)
+        index = torch.maximum(rows[..., None] - back, self.episodes.first[rows][..., None].long())
+        frames = self.episodes.frames[index.flatten()].unflatten(0, (-1, self.stack))
+        return rearrange(frames, "n stack h w c -> n h w (stack c)").permute(0, 3, 1, 2).unflatten(0, rows.shape)
+
+
+def read_episodes(paths: Sequence[str | Path], levels: str | None, limit: int | None) -> tuple[Episodes, int, set[str]]:
+    """Reads the episodes of some datasets.
+
+    Args:
+        paths: of the datasets.
+        levels: LO:HI, only these levels; None for all.
+        limit: only the first so many rows of each.
+
+    Returns:
+        The episodes, the size of an action (discrete ones: how many there are), and the ranges of levels that were read.
+
+    Raises:
+        ValueError: a dataset holds no pixels or no labels, or they do not fit each other.
+    """
+    parts: list[Episodes] = []
+    sizes: list[int] = []
+    seen: set[str] = set()
+    for path in paths:
+        with open_dataset(path) as data:
+            part, size, found = _read(data, levels, limit)
+        parts, sizes = [*parts, part], [*sizes, size]
+        seen |= found
+    kinds = {(tuple(part.frames.shape[1:]), part.actions.ndim, part.actions.shape[1:]) for part in parts}
+    if len(kinds) != 1:
+        raise ValueError(f"datasets of one buffer must have frames and actions of one shape, got {sorted(kinds)}")
+    offsets = np.cumsum([0, *(len(part.frames) for part in parts[:-1])]).tolist()
+    parts = [part._replace(first=part.first + offset) for part, offset in zip(parts, offsets, strict=True)]
+    return Episodes(*(torch.cat(column) for column in zip(*parts, strict=True))), max(sizes), seen
+
+
+def _read(data: Dataset, levels: str | None, limit: int | None) -> tuple[Episodes, int, set[str]]:
+    if data.actions is None or data.rewards is None:
+        raise DatasetError(f"{data.ref}: no actions or no rewards, so its rows are no transitions (unlabelled video?)")
+    frames, actions = data.frames, data.actions[:]
+    rewards, terminals = data.rewards[:], data.terminals[:]
+    spans = [(int(a), int(b)) for a, b in zip(*data.episodes, strict=True) if limit is None or a < limit]
+    spans = [(a, b if limit is None else min(b, limit)) for a, b in spans]
+    seeds = data.infos.get("level_seed")
+    starts = None if seeds is None else seeds[:][[a for a, _ in spans]]
+    if levels is not None:
+        spans, starts = _of_levels(data.ref, spans, starts, levels)
+    parts = [_episode(data, a, b, frames, actions, rewards, bool(terminals[b - 1])) for a, b in spans]
+    offset = np.cumsum([0, *(len(part.frames) for part in parts)]).tolist()
+    parts = [part._replace(first=part.first + at) for part, at in zip(parts, offset[:-1], strict=True)]
+    if not parts:
+        raise DatasetError(f"{data.ref}: no episode of levels {levels or 'of any kind'}")
+    size = len(data.action_names or []) or int(actions.max()) + 1 if actions.ndim == 1 else actions.shape[1]
+    found = set() if starts is None else {f"{starts.min()}:{starts.max() + 1}"}
+    return Episodes(*(torch.cat(column) for column in zip(*parts, strict=True))), size, found
+
+
+def _of_levels(
+    ref: str, spans: list[tuple[int, int]], starts: np.ndarray | None, levels: str
+) -> tuple[list[tuple[int, int]], np.ndarray]:
+    low, _, high = levels.partition(":")
+    if not (low.isdecimal() and high.isdecimal() and int(low) < int(high)):
+        raise ValueError(f"levels {levels!r}: expected LO:HI, e.g. 0:200")
+    if starts is None:
+        raise DatasetError(f"{ref}: has no `infos/level_seed`, so levels {levels} cannot be chosen")
+    wanted = (starts >= int(low)) & (starts < int(high))
+    return [span for span, keep in zip(spans, wanted, strict=True) if keep], starts[wanted]
+
+
+def _episode(data: Dataset, a: int, b: int, frames: Any, actions: np.ndarray, rewards: np.ndarray, terminal: bool) -> Episodes:
+    """Rows a to b, one episode; with a closing row where the dataset says what followed the last one."""
+    columns = [np.asarray(frames[a:b]), actions[a:b], rewards[a:b]]
+    closed = data.next_observations is not None and not terminal and (data.next_known is None or bool(data.next_known[b - 1]))
+    if data.next_observations is not None:
+        _require_consecutive(data, a, b, columns[0])
+    if closed:
+        last = np.asarray(data.next_observations[b - 1 : b])  # type: ignore[index]
+        columns = [np.concatenate([x, y]) for x, y in zip(columns, (last, 0 * actions[:1], 0 * rewards[:1]), strict=True)]
+    n = len(columns[0])
+    left = np.arange(n, 0, -1, dtype=np.int32) - (not terminal)
+    seen, done, earned, known = (torch.from_numpy(np.ascontiguousarray(column)) for column in (*columns, left))
+    return Episodes(seen, done, earned, torch.zeros(n, dtype=torch.int32), known, torch.full((n,), terminal))
+
+
+def _require_consecutive(data: Dataset, a: int, b: int, frames: np.ndarray) -> None:
+    """Next observations must be the following rows, at least where one looks: a frame is kept once."""
+    assert data.next_observations is not None
+    for row in range(a, min(b - 1, a + 2)):
+        known = data.next_known is None or data.next_known[row]
+        if known and not np.array_equal(data.next_observations[row], frames[row + 1 - a]):
+            raise DatasetError(f"{data.ref}: what followed row {row} is not row {row + 1}: frames must lie in order of time")
