@@ -23,6 +23,7 @@ VERBS = {
     "data": "dreamloom.datasets.describe:describe",
     "data convert": "dreamloom.datasets.convert:convert",
     "fit": "dreamloom.train.cli:fit",
+    "encode": "dreamloom.train.latents:encode",
     "synthesize": "dreamloom.train.synthesize:synthesize",
     "bundle": "dreamloom.worldmodels.bundle:bundle",
     "eval world": "dreamloom.eval.world:eval_world",
@@ -54,6 +55,7 @@ examples:
   dreamloom play
   dreamloom collect procgen --game coinrun --steps 1000000 --out data/coinrun.hdf5
   dreamloom fit -c recipes/coinrun/tokenizer.yaml --data.path data/coinrun.hdf5
+  dreamloom synthesize runs/replay/transitions --n 1000000 --out data/cheetah_synth
   dreamloom VERB --help
 """
 # Of the system's errors those that a user can mend; any other keeps its traceback.
@@ -118,7 +120,7 @@ def _load(target: str) -> Callable[..., Any]:
 def _overview(group: str) -> str:
     rows = [f"  {verb:<20}{_summary(target)}" for verb, target in VERBS.items() if verb.startswith(group)]
     usage = f"usage: dreamloom {group or 'VERB'} ..."
-    about = "Train playable world models from recorded frames, and play them."
+    about = "Train playable world models and upsamplers of replay from offline data, and measure what they are worth."
     return "\n".join([usage, "", about, "", "verbs:", *rows, "", EXAMPLES.rstrip()])
 
 
@@ -163,7 +165,10 @@ def _parser(verb: str, function: Callable[..., Any]) -> Any:
     from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
     class Help(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
-        """Keeps the line breaks of descriptions and examples."""
+        """Keeps the line breaks of descriptions and examples, and names types as people do."""
+
+        def _expand_help(self, action: argparse.Action) -> str:
+            return re.sub(r"<class '(\w+)'>", r"\1", super()._expand_help(action))
 
     doc = docstring_parser.parse(inspect.getdoc(function) or "")
     examples = "\n".join(example.description or "" for example in doc.examples)
