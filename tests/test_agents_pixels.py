@@ -18,6 +18,7 @@ from dreamloom.agents.iql import IQL
 from dreamloom.agents.td3_bc import TD3BC
 from dreamloom.agents.training import train
 from dreamloom.agents.vision import Latents, Vision
+from dreamloom.datasets.augment import Augment, Identity
 from dreamloom.nn.build import build
 from dreamloom.nn.encoders import Impala
 
@@ -29,10 +30,13 @@ every = pytest.mark.parametrize(
 )
 
 
-class Mirror:
-    """An augmentation that changes every frame."""
+class Mirror(Augment):
+    """Changes every frame."""
 
-    def pair(self, s, s_next, actions, generator):
+    def __init__(self):
+        super().__init__([Identity()])
+
+    def pair(self, s, s_next, actions, generator, *, member=None):
         return s.flip(-1), s_next.flip(-1), actions
 
 

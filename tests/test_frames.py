@@ -104,17 +104,17 @@ def test_batches_are_each_seeds_own(tmp_path):
 def test_levels_limits_and_several_files(tmp_path):
     one = write(tmp_path / "one.hdf5", [4, 5, 6], [True, True, False])
     two = write(tmp_path / "two.hdf5", [3, 3], [True, True], seed=1)
-    assert len(FrameBuffer(one, levels="11:13")) == 5 + 5
-    assert len(FrameBuffer(one, limit=6)) == 4 + 1
-    both = FrameBuffer([one, two], levels="10:11", stack=3)
+    assert len(FrameBuffer(one, choose={"levels": "11:13"})) == 5 + 5
+    assert len(FrameBuffer(one, choose={"rows": 1, "seed": 3})) in (4, 5)
+    both = FrameBuffer([one, two], choose={"levels": "10:11"}, stack=3)
     assert len(both) == 4 + 3
     expected = [row for file, n in ((one, 4), (two, 3)) for row in plainly(file, 3, 1)[:n]]
     seen = both.take(both.rows[None]).observations[0]
     assert all(np.array_equal(frames.numpy(), row[0]) for frames, row in zip(seen, expected, strict=True))
-    with pytest.raises(ValueError, match="no episode of levels 5:6"):
-        FrameBuffer(one, levels="5:6")
+    with pytest.raises(ValueError, match="no episode is left"):
+        FrameBuffer(one, choose={"levels": "5:6"})
     with pytest.raises(ValueError, match="expected LO:HI"):
-        FrameBuffer(one, levels="all")
+        FrameBuffer(one, choose={"levels": "all"})
     with pytest.raises(ValueError, match="of one shape"):
         FrameBuffer([one, write(tmp_path / "three.hdf5", [3], [True], discrete=False)])
 

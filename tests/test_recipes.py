@@ -4,9 +4,12 @@ Only the batch is smaller than the recipe's: two clips of two frames, so that th
 Each folder of recipes has data of its own kind; recipes of studies are not `fit`'s, and are tested with the study.
 """
 
+import os
 from pathlib import Path
 from typing import Any
 
+import h5py
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -14,13 +17,26 @@ import yaml
 from dreamloom import cli
 from dreamloom.train.cli import FitCLI, recipe_paths, run_name
 
-RECIPES = {name: path for name, path in recipe_paths().items() if not name.startswith("recipes/studies/")}
+PARTS = "recipes/pixels/augment/"  # of the recipes of pixels, by --data.augment
+ELSEWHERE = ("recipes/studies/", PARTS)
+RECIPES = {name: path for name, path in recipe_paths().items() if not name.startswith(ELSEWHERE)}
 # Folder -> the fixture that holds its data, and what makes its batch small.
-DATA = {"coinrun": "coinrun_file", "replay": "cheetah_file", "agents": "cheetah_file"}
+DATA = {
+    "coinrun": "coinrun_file",
+    "replay": "cheetah_file",
+    "agents": "cheetah_file",
+    "pixels": "latents_file",
+    "pixels/coinrun": "coinrun_file",
+    "pixels/vd4rl": "vd4rl_file",
+}
+HEADS = {"recipes/pixels/coinrun/cql_head.yaml": "latents_file", "recipes/pixels/coinrun/bc_head.yaml": "latents_file"}
 SMALL = {
     "coinrun": {"data.batch_size": 2, "data.length": 2, "data.val_batches": 1, "data.residence": "ram"},
     "replay": {"data.batch_size": 2, "data.val_batches": 1},
     "agents": {"data.batch_size": 2},
+    "pixels": {"data.batch_size": 2, "data.val_batches": 1},
+    "pixels/coinrun": {"data.batch_size": 2, "model.updates_per_step": 1},
+    "pixels/vd4rl": {"data.batch_size": 2, "model.updates_per_step": 1},
 }
 QUIET = {
     "trainer.accelerator": "cpu",
@@ -31,11 +47,13 @@ QUIET = {
 
 
 def folder(recipe: str) -> str:
-    return Path(recipe).parent.name
+    return Path(recipe).parent.relative_to("recipes").as_posix()
 
 
 def overrides(recipe: str, data: Path) -> list[str]:
-    options = {"config": RECIPES[recipe], "data.path": data, **SMALL[folder(recipe)], **QUIET}
+    # Heads mix two datasets, a real and a synthetic one.
+    path = f"[{data}, {data}]" if recipe in HEADS else data
+    options = {"config": RECIPES[recipe], "data.path": path, **SMALL[folder(recipe)], **QUIET}
     return [f"--{key}={value}" for key, value in options.items()]
 
 
@@ -59,6 +77,48 @@ def untrained(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureR
     return checkpoint
 
 
+@pytest.fixture(scope="session")
+def pixel_learner(tmp_path_factory: pytest.TempPathFactory, coinrun_file: Path) -> Path:
+    """A checkpoint of discrete CQL from pixels, before it has learned much."""
+    folder, before = tmp_path_factory.mktemp("learner"), Path.cwd()
+    words = [*overrides("recipes/pixels/coinrun/cql.yaml", coinrun_file), "--trainer.max_steps", "1"]
+    os.chdir(folder)
+    try:
+        assert cli.main(["fit", *words]) == 0
+    finally:
+        os.chdir(before)
+    return next(folder.glob("**/last.ckpt"))
+
+
+@pytest.fixture(scope="session")
+def latents_file(tmp_path_factory: pytest.TempPathFactory, coinrun_file: Path, pixel_learner: Path) -> Path:
+    """The 400 frames as its latents."""
+    out = tmp_path_factory.mktemp("latents") / "z.hdf5"
+    assert cli.main(["encode", str(pixel_learner), "--data", str(coinrun_file), "--out", str(out)]) == 0
+    return out
+
+
+@pytest.fixture(scope="session")
+def vd4rl_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two episodes of random frames, 84 px, in V-D4RL's own layout."""
+    path, random = tmp_path_factory.mktemp("vd4rl") / "cheetah_run.hdf5", np.random.default_rng(0)
+    with h5py.File(path, "w") as file:
+        file["observation"] = random.integers(0, 256, (12, 3, 84, 84), np.uint8)
+        file["action"] = random.uniform(-1, 1, (12, 6)).astype(np.float32)
+        file["reward"], file["discount"] = random.random(12).astype(np.float32), np.ones(12, np.float32)
+        file["step_type"] = np.tile([0, 1, 1, 1, 1, 2], 2)
+    return path
+
+
+@pytest.mark.parametrize("part", [name for name in recipe_paths() if name.startswith(PARTS)])
+def test_part_is_taken_by_the_recipes(part: str, coinrun_file: Path, vd4rl_file: Path) -> None:
+    turns = "Rotation" in recipe_paths()[part].read_text()
+    recipe, data = ("vd4rl/drq_bc", vd4rl_file) if turns else ("coinrun/cql", coinrun_file)
+    words = [*overrides(f"recipes/pixels/{recipe}.yaml", data), "--trainer.fast_dev_run", "true"]
+    assert cli.main(["fit", *words, "--data.augment", str(recipe_paths()[part])]) == 0
+    assert f"--data.augment {part}" in recipe_paths()[part].read_text()
+
+
 def test_there_are_recipes() -> None:
     assert {f"recipes/coinrun/{part}.yaml" for part in ("tokenizer", "latent_actions", "dynamics")} <= set(RECIPES)
     assert {folder(recipe) for recipe in RECIPES} <= set(DATA), "a new folder of recipes needs data to be tested with"
@@ -79,8 +139,10 @@ def test_recipe_says_what_it_costs(recipe: str) -> None:
 def test_recipe_runs(
     recipe: str, untrained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
-    data = request.getfixturevalue(DATA[folder(recipe)])
+    data = request.getfixturevalue(HEADS.get(recipe, DATA[folder(recipe)]))
     words = [*overrides(recipe, data), "--trainer.fast_dev_run", "true"]
+    if recipe in HEADS:
+        words += ["--model.learner", str(request.getfixturevalue("pixel_learner"))]
     init_args = read(recipe)["model"]["init_args"]
     for part in ("tokenizer", "latent_actions"):
         if isinstance(init_args.get(part), str):

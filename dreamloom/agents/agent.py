@@ -141,6 +141,11 @@ class Agent(nn.Module, Buildable):
             self._prepare_rows([data] if isinstance(data, Transitions) else list(data), actions)
         self.reset(seed)
 
+    def see_with(self, latents: Latents) -> None:
+        """Lets agents that are trained on latents act on the frames that these are of; `config` names them from then on."""
+        self.vision = latents.to(self.device) if self.optimizer else latents
+        self.config["init_args"]["vision"] = latents.config
+
     def _prepare_frames(self, data: FrameBuffer) -> None:
         if not isinstance(self.vision, Vision) or tuple(self.vision.shape) != data.shape:
             made = "no vision" if self.vision is None else f"a {type(self.vision).__name__} of {tuple(self.vision.shape)}"

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from dreamloom.agents.agent import Agent, target
 from dreamloom.agents.buffer import Batch
+from dreamloom.agents.frames import PixelBatch
 from dreamloom.agents.networks import Critics, Precision
 from dreamloom.agents.sac import TanhGaussian, Temperature
 
@@ -62,7 +63,7 @@ class EDAC(Agent):
     def policy(self, s: Float[Tensor, "s n o"]) -> Float[Tensor, "s n a"]:
         return self.actor.mode(s)
 
-    def update(self, batch: Batch) -> dict[str, Float[Tensor, "s"]]:
+    def update(self, batch: Batch | PixelBatch) -> dict[str, Float[Tensor, "s"]]:
         s, a, r, s_next, done = self.begin(batch)
         pi, log_pi = self.actor.sample(s, self.noise(*a.shape[1:]))
         self.descend("temperature", self.temperature.loss(log_pi, -float(a.shape[-1])))

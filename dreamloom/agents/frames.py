@@ -1,6 +1,6 @@
 """A replay buffer of frames: uint8, once, on the device. Stacks and what follows are made by index when a batch is drawn."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +10,9 @@ from einops import rearrange
 from jaxtyping import Bool, Int, Shaped, UInt8
 from torch import Tensor
 
+from dreamloom.datasets.augment import Augment
 from dreamloom.datasets.store import Dataset, DatasetError, open_dataset
+from dreamloom.datasets.subset import subset
 
 
 class PixelBatch(NamedTuple):
@@ -52,12 +54,11 @@ class FrameBuffer:
     is drawn only as what followed, unless the dataset says what came after it.
 
     Args:
-        source: datasets with pixels: whatever `open_dataset` opens.
+        source: datasets with pixels: whatever `open_dataset` opens, open ones too.
         stack: frames of an observation, oldest first.
         n_step: rewards that are summed before the bootstrap.
         gamma: discount of these.
-        levels: LO:HI, only episodes of these levels (`infos/level_seed`), HI excluded; None for all.
-        limit: only the first so many rows of each dataset.
+        choose: which episodes of each dataset, by the settings of `datasets.subset.subset`; None for all.
         augment: changes frames, and actions where these would no longer fit (`datasets.augment.Augment`); None for none.
         device: where frames are and batches come out.
 
@@ -67,24 +68,25 @@ class FrameBuffer:
 
     def __init__(
         self,
-        source: str | Path | Sequence[str | Path],
+        source: str | Path | Dataset | Sequence[str | Path | Dataset],
         *,
         stack: int = 1,
         n_step: int = 1,
         gamma: float = 0.99,
-        levels: str | None = None,
-        limit: int | None = None,
-        augment: Any = None,
+        choose: Mapping[str, Any] | None = None,
+        augment: Augment | None = None,
         device: torch.device | str = "cpu",
     ):
         if stack < 1 or n_step < 1:
             raise ValueError(f"stack and n_step must be at least 1, got {stack} and {n_step}")
-        paths = [source] if isinstance(source, str | Path) else list(source)
+        paths = [source] if isinstance(source, str | Path | Dataset) else list(source)
         self.stack, self.n_step, self.gamma, self.augment = stack, n_step, gamma, augment
-        self.episodes, self.action_size, self.levels = read_episodes(paths, levels, limit)
+        self.episodes, self.action_size, self.action_names = read_episodes(paths, choose or {})
+        if augment is not None and self.action_names:
+            augment.name_actions(self.action_names)
         self.rows = torch.nonzero(self.episodes.left).squeeze(1)
         if not len(self.rows):
-            raise ValueError(f"{', '.join(map(str, paths))}: no transition of levels {levels or 'of any kind'} to draw")
+            raise ValueError(f"{', '.join(map(str, paths))}: no transition to draw")
         self.to(device)
 
     def __len__(self) -> int:
@@ -152,67 +154,53 @@ class FrameBuffer:
         return rearrange(frames, "n stack h w c -> n h w (stack c)").permute(0, 3, 1, 2).unflatten(0, rows.shape)
 
 
-def read_episodes(paths: Sequence[str | Path], levels: str | None, limit: int | None) -> tuple[Episodes, int, set[str]]:
-    """Reads the episodes of some datasets.
+def read_episodes(sources: Sequence[str | Path | Dataset], choose: Mapping[str, Any]) -> tuple[Episodes, int, list[str] | None]:
+    """Reads episodes of some datasets.
 
     Args:
-        paths: of the datasets.
-        levels: LO:HI, only these levels; None for all.
-        limit: only the first so many rows of each.
+        sources: the datasets.
+        choose: settings of `datasets.subset.subset`; none for all episodes.
 
     Returns:
-        The episodes, the size of an action (discrete ones: how many there are), and the ranges of levels that were read.
+        The episodes, the size of an action (discrete ones: how many there are), and their names where they are known.
 
     Raises:
         ValueError: a dataset holds no pixels or no labels, or they do not fit each other.
     """
     parts: list[Episodes] = []
     sizes: list[int] = []
-    seen: set[str] = set()
-    for path in paths:
-        with open_dataset(path) as data:
-            part, size, found = _read(data, levels, limit)
-        parts, sizes = [*parts, part], [*sizes, size]
-        seen |= found
-    kinds = {(tuple(part.frames.shape[1:]), part.actions.ndim, part.actions.shape[1:]) for part in parts}
+    names: list[str] | None = None
+    for source in sources:
+        with subset(source, **choose) if choose else _opened(source) as data:
+            parts += _read(data)
+            names = names or data.action_names
+            sizes.append(_action_size(data))
+    kinds = {(tuple(part.frames.shape[1:]), part.actions.ndim, tuple(part.actions.shape[1:])) for part in parts}
     if len(kinds) != 1:
         raise ValueError(f"datasets of one buffer must have frames and actions of one shape, got {sorted(kinds)}")
     offsets = np.cumsum([0, *(len(part.frames) for part in parts[:-1])]).tolist()
     parts = [part._replace(first=part.first + offset) for part, offset in zip(parts, offsets, strict=True)]
-    return Episodes(*(torch.cat(column) for column in zip(*parts, strict=True))), max(sizes), seen
+    return Episodes(*(torch.cat(column) for column in zip(*parts, strict=True))), max(sizes), names
 
 
-def _read(data: Dataset, levels: str | None, limit: int | None) -> tuple[Episodes, int, set[str]]:
+def _opened(source: str | Path | Dataset) -> Dataset:
+    return source if isinstance(source, Dataset) else open_dataset(source)
+
+
+def _action_size(data: Dataset) -> int:
+    assert data.actions is not None
+    if data.actions.ndim > 1:
+        return data.actions.shape[1]
+    return len(data.action_names or []) or int(data.actions[:].max()) + 1
+
+
+def _read(data: Dataset) -> list[Episodes]:
     if data.actions is None or data.rewards is None:
         raise DatasetError(f"{data.ref}: no actions or no rewards, so its rows are no transitions (unlabelled video?)")
-    frames, actions = data.frames, data.actions[:]
-    rewards, terminals = data.rewards[:], data.terminals[:]
-    spans = [(int(a), int(b)) for a, b in zip(*data.episodes, strict=True) if limit is None or a < limit]
-    spans = [(a, b if limit is None else min(b, limit)) for a, b in spans]
-    seeds = data.infos.get("level_seed")
-    starts = None if seeds is None else seeds[:][[a for a, _ in spans]]
-    if levels is not None:
-        spans, starts = _of_levels(data.ref, spans, starts, levels)
-    parts = [_episode(data, a, b, frames, actions, rewards, bool(terminals[b - 1])) for a, b in spans]
-    offset = np.cumsum([0, *(len(part.frames) for part in parts)]).tolist()
-    parts = [part._replace(first=part.first + at) for part, at in zip(parts, offset[:-1], strict=True)]
-    if not parts:
-        raise DatasetError(f"{data.ref}: no episode of levels {levels or 'of any kind'}")
-    size = len(data.action_names or []) or int(actions.max()) + 1 if actions.ndim == 1 else actions.shape[1]
-    found = set() if starts is None else {f"{starts.min()}:{starts.max() + 1}"}
-    return Episodes(*(torch.cat(column) for column in zip(*parts, strict=True))), size, found
-
-
-def _of_levels(
-    ref: str, spans: list[tuple[int, int]], starts: np.ndarray | None, levels: str
-) -> tuple[list[tuple[int, int]], np.ndarray]:
-    low, _, high = levels.partition(":")
-    if not (low.isdecimal() and high.isdecimal() and int(low) < int(high)):
-        raise ValueError(f"levels {levels!r}: expected LO:HI, e.g. 0:200")
-    if starts is None:
-        raise DatasetError(f"{ref}: has no `infos/level_seed`, so levels {levels} cannot be chosen")
-    wanted = (starts >= int(low)) & (starts < int(high))
-    return [span for span, keep in zip(spans, wanted, strict=True) if keep], starts[wanted]
+    frames, labels = data.frames, (data.actions[:], data.rewards[:])
+    terminals = data.terminals[:]
+    spans = zip(*(ends.tolist() for ends in data.episodes), strict=True)
+    return [_episode(data, a, b, frames, *labels, bool(terminals[b - 1])) for a, b in spans]
 
 
 def _episode(data: Dataset, a: int, b: int, frames: Any, actions: np.ndarray, rewards: np.ndarray, terminal: bool) -> Episodes:

@@ -19,6 +19,7 @@ from dreamloom.datasets.atomic import atomic_path
 from dreamloom.datasets.scores import normalized_score, score_constants
 from dreamloom.eval.fidelity.dynamics import quiet_mujoco
 from dreamloom.eval.plots import save_plot
+from dreamloom.eval.procgen import play_procgen, trained_on
 from dreamloom.eval.provenance import provenance
 
 
@@ -69,32 +70,44 @@ def eval_agent(
     out: Path,
     episodes: int = 20,
     seed: int = 1000,
+    levels: str | None = None,
+    heldout: str | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> dict[str, Any]:
     """Plays the real environment with trained agents and reports returns and normalised scores.
 
     The score is the last one: the policy at the end of training, no checkpoint is selected. An agent's return is the mean of
     its episodes; the interval is Student's t interval of the mean over agents (seeds), at 95%. Scores are normalised by the
-    constants that D4RL publishes, where it has the environment.
+    constants that D4RL publishes, or DGRL for Procgen, where these have the environment. In Procgen the settings are those of
+    the recording that the agents were trained on; `heldout` levels are played too, and the gap between the two is reported.
 
     Args:
         run: folder of a run of `dreamloom fit`, or its checkpoint.
-        env: Gymnasium environment, e.g. HalfCheetah-v5.
+        env: Gymnasium environment, e.g. HalfCheetah-v5, or a game of Procgen, e.g. procgen:coinrun.
         out: folder for metrics.json and returns.png.
         episodes: episodes of each agent.
         seed: of the first episode's start.
+        levels: of Procgen, LO:HI or DGRL's train, validation or test; by default those that the agents were trained on.
+        heldout: other levels, which are compared with them.
         device: where the policies run; auto is a GPU if there is one.
 
     Examples:
         dreamloom eval agent runs/agents/td3_bc/version_0 --env HalfCheetah-v5 --episodes 20 --out reports/td3_bc
+        dreamloom eval agent runs/pixels/coinrun/cql --env procgen:coinrun --levels train --heldout test --out reports/cql
     """
     if episodes < 1:
         raise ValueError(f"--episodes must be at least 1, got {episodes}")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     agent = load_agent(run).to(device)
-    returns = evaluate_agent(agent, env, episodes=episodes, seed=seed, progress=True)
-    metrics = {**summary(agent, env, returns), "episode_seed": seed, **provenance(agent.device)}
+    if env.startswith("procgen:"):
+        metrics, returns = _in_procgen(agent, run, env, levels, heldout, episodes, seed)
+    elif levels or heldout:
+        raise ValueError(f"--levels and --heldout are for procgen:GAME, not for {env}")
+    else:
+        returns = evaluate_agent(agent, env, episodes=episodes, seed=seed, progress=True)
+        metrics = summary(agent, env, returns)
+    metrics |= {"episode_seed": seed, **provenance(agent.device)}
     out.mkdir(parents=True, exist_ok=True)
     with atomic_path(out / "metrics.json") as temporary:
         temporary.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
@@ -102,6 +115,25 @@ def eval_agent(
     print(table(metrics))
     print(f"wrote {out}/metrics.json and returns.png")
     return metrics
+
+
+def _in_procgen(
+    agent: Agent, run: str, env: str, levels: str | None, heldout: str | None, episodes: int, seed: int
+) -> tuple[dict[str, Any], Float[np.ndarray, "s episodes"]]:
+    """Metrics of one set of levels or two, and the returns of all episodes."""
+    recorded, options = trained_on(run)
+    levels = levels or recorded
+    if levels is None:
+        raise ValueError(f"{run} does not say on which levels it was trained: --levels LO:HI does")
+    settings: dict[str, Any] = {"episodes": episodes, "seed": seed, "options": options, "progress": True}
+    returns = play_procgen(agent, env.removeprefix("procgen:"), levels, **settings)
+    metrics = {**summary(agent, env, returns), "levels": levels, "settings": options}
+    if heldout is None:
+        return metrics, returns
+    others = play_procgen(agent, env.removeprefix("procgen:"), heldout, **settings)
+    metrics["heldout"] = {**summary(agent, env, others), "levels": heldout}
+    metrics["gap"] = interval(returns.mean(1) - others.mean(1))
+    return metrics, np.concatenate([returns, others], 1)
 
 
 def summary(agent: Agent, env_id: str, returns: Float[np.ndarray, "s episodes"]) -> dict[str, Any]:
@@ -136,7 +168,8 @@ def interval(values: Sequence[float] | Float[np.ndarray, "s"]) -> dict[str, floa
 def table(metrics: dict[str, Any]) -> str:
     """Rows of text: the mean over agents, then each agent."""
     scored = "score" in metrics
-    lines = [f"{metrics['agent']} after {metrics['updates']} updates (last score), {metrics['env']}"]
+    title = f"{metrics['agent']} after {metrics['updates']} updates (last score), {metrics['env']}"
+    lines = [title + (f", levels {metrics['levels']}" if "levels" in metrics else "")]
     lines += ["", "| seed | episodes | return | normalised |", "|-|-|-|-|"]
     for i, seed in enumerate(metrics["seeds"]):
         score = f"{metrics['scores'][i]:.1f}" if scored else "-"
@@ -145,6 +178,8 @@ def table(metrics: dict[str, Any]) -> str:
     lines.append(
         f"| mean, 95% interval | {metrics['episodes'] * len(metrics['seeds'])} | {_span(metrics['return'])} | {score} |"
     )
+    if "heldout" in metrics:
+        lines += ["", table(metrics["heldout"]), "", f"gap: {_span(metrics['gap'])}"]
     return "\n".join(lines)
 
 

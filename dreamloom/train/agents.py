@@ -8,14 +8,18 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from dreamloom.agents.agent import Agent
+from dreamloom.agents.agent import Agent, load_agent
 from dreamloom.agents.buffer import Buffer
+from dreamloom.agents.frames import FrameBuffer
+from dreamloom.agents.vision import Combination, Latents
+from dreamloom.datasets.store import open_dataset
 from dreamloom.datasets.transitions import load_transitions
 from dreamloom.datasets.types import Transitions
 from dreamloom.train.data import StepLoader, batches_done
+from dreamloom.train.latents import require_latents
 
 
-class _Steps(Dataset):
+class Steps(Dataset):
     """Numbers of the training steps: rows are drawn where they are, on the device."""
 
     def __getitem__(self, step: int) -> int:
@@ -50,19 +54,34 @@ class AgentData(L.LightningDataModule):
         self.shares, self.batch_size, self.reward_scale = shares, batch_size, reward_scale
         self.limit, self.steps_per_epoch = limit, steps_per_epoch
         self.parts: list[Transitions] = []
+        self.attrs: dict[str, Any] = {}
 
     def setup(self, stage: str) -> None:
         """Reads the rows, once."""
         if not self.parts:
-            self.parts = [load_transitions(path, limit=self.limit) for path in self.paths]
+            for path in self.paths:
+                with open_dataset(path) as data:
+                    self.attrs = self.attrs or data.attrs
+                    self.parts.append(load_transitions(data, limit=self.limit))
 
-    def buffer(self, device: torch.device) -> Buffer:
+    def prepare(self, agent: Agent, seed: int) -> None:
+        """Gives agents the sizes, bounds and statistics of the data."""
+        agent.prepare(self.parts, seed=seed, actions=len(self.attrs.get("action_names") or []))
+
+    def buffer(self, device: torch.device, gamma: float) -> Buffer:
         """All rows on a device."""
         return Buffer(self.parts, self.shares, device, reward_scale=self.reward_scale)
 
     def train_dataloader(self) -> StepLoader:
         """Numbers of training steps, from where the trainer is."""
-        return StepLoader(_Steps(), first=lambda: batches_done(self), length=self.steps_per_epoch)
+        return StepLoader(Steps(), first=lambda: batches_done(self), length=self.steps_per_epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Which data it was, kept in checkpoints: an evaluation needs the environment's settings."""
+        return {"path": [str(path) for path in self.paths], "attrs": self.attrs}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Nothing to restore."""
 
 
 class AgentTask(L.LightningModule):
@@ -72,13 +91,28 @@ class AgentTask(L.LightningModule):
         model: the agents.
         updates_per_step: updates in a training step of the trainer: what its max_steps, its log and its checkpoints count.
         seed: number of the first agent's seed.
+        learner: of agents on latents: checkpoint of the learner whose latents they are, or the folder of its run. Through it
+            the agents see frames when they act; it is kept in their checkpoints.
+        learner_seed: which of the learner's seeds, counted from 0.
+        combine: how the latents were made of those of the learner's networks.
     """
 
     model: Agent
 
-    def __init__(self, model: Agent, *, updates_per_step: int = 100, seed: int = 0):
+    def __init__(
+        self,
+        model: Agent,
+        *,
+        updates_per_step: int = 100,
+        seed: int = 0,
+        learner: str | None = None,
+        learner_seed: int = 0,
+        combine: Combination = "sum",
+    ):
         super().__init__()
         self.automatic_optimization = False
+        if learner is not None:
+            model.see_with(Latents.of(load_agent(learner), seed=learner_seed, combine=combine))
         self.model, self.updates_per_step, self.seed = model, updates_per_step, seed
 
     def setup(self, stage: str) -> None:
@@ -87,7 +121,9 @@ class AgentTask(L.LightningModule):
             raise ValueError(f"agents train on one device, got {self.trainer.world_size}: set trainer.devices to 1")
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         self.batch_size = data.batch_size
-        self.model.prepare(data.parts, seed=self.seed)
+        if isinstance(self.model.vision, Latents):
+            require_latents(self.model.vision, data.attrs)
+        data.prepare(self.model, self.seed)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         assert self.model.optimizer is not None
@@ -96,7 +132,7 @@ class AgentTask(L.LightningModule):
     def on_fit_start(self) -> None:
         """Puts the rows on the device, and tells the agents how long the run is."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        self.buffer: Buffer = data.buffer(self.device)
+        self.buffer: Buffer | FrameBuffer = data.buffer(self.device, self.model.gamma)
         steps = self.trainer.estimated_stepping_batches
         self.model.horizon = int(steps) * self.updates_per_step if steps < float("inf") else None
 
