@@ -14,7 +14,8 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "dreamloom"
 MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
 # DESIGN's arrows: a room may import rooms of earlier layers and itself, never its neighbours.
-LAYERS = [{"nn", "datasets"}, {"tokenizers", "diffusion"}, {"worldmodels"}, {"agents"}, {"train", "eval"}, {"play", "cli"}]
+# (An agent that records itself is made of nn's blocks, so datasets is one above.)
+LAYERS = [{"nn"}, {"datasets"}, {"tokenizers", "diffusion"}, {"worldmodels"}, {"agents"}, {"train", "eval"}, {"play", "cli"}]
 LAYER = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
 
 

@@ -7,14 +7,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import gymnasium
 import numpy as np
 from tqdm import tqdm
 
 from dreamloom import __version__
-from dreamloom.datasets.policies import Mixture, Policy, parse_mixture, random, sticky
+from dreamloom.datasets.players import Part, Players
+from dreamloom.datasets.policies import Policy, parse_mixture, random, sticky
 from dreamloom.datasets.recorder import Column, Recorder, page_aligned, split_rows
 from dreamloom.datasets.scripted import scripted, stroll
+from dreamloom.datasets.shards import sha256
 
 Game = Literal[
     "bigfish", "bossfight", "caveflyer", "chaser", "climber", "coinrun", "dodgeball", "fruitbot",
@@ -47,6 +48,10 @@ def collect_procgen(
     levels: str = "0:10000",
     mode: Literal["easy", "hard"] = "easy",
     policy: str = "scripted:0.6,sticky:0.4",
+    agent: Path | None = None,
+    quality: Literal["expert", "suboptimal"] = "expert",
+    train_steps: int | None = None,
+    device: str = "cpu",
     seed: int = 0,
     use_backgrounds: bool = True,
     restrict_themes: bool = False,
@@ -61,6 +66,11 @@ def collect_procgen(
 
     A killed recording goes on where it was when the same command is given again, and ends in the same bytes.
 
+    With --policy ppo an agent learns from scratch while it records all that it sees: Stable-Baselines3's PPO with the
+    IMPALA network and Procgen's published settings. About 100 steps a second and CPU core, so 500,000 steps take more than an
+    hour on one; Procgen's own agents saw 25 million. Ten agents along the way stay in a folder beside the file, OUT.agents,
+    and with --agent FOLDER they record as they are.
+
     Args:
         game: one of the 16 games.
         steps: rows to record.
@@ -68,8 +78,12 @@ def collect_procgen(
         levels: level seeds LO:HI, HI excluded; disjoint ranges make training and held-out sets.
         mode: Procgen's distribution mode.
         policy: random, sticky (holds actions), scripted (makes progress), stroll (walks to and fro on platforms),
-            module:callable, or a weighted list of these;
+            ppo, module:callable, or a weighted list of these;
             each environment of a segment plays one of them. The callable is described in dreamloom/datasets/policies.py.
+        agent: for policy ppo, an agent that learns no more: a file of OUT.agents, or that folder.
+        quality: which agent of the folder: the one of the highest return, or the one nearest to three quarters of it.
+        train_steps: for policy ppo without agent, steps to learn from; more than are recorded are left out evenly.
+        device: where PPO computes.
         seed: fixes everything that is recorded.
         use_backgrounds: pictures behind the level, rather than black.
         restrict_themes: one look for all levels of a game.
@@ -83,6 +97,9 @@ def collect_procgen(
     Examples:
         dreamloom collect procgen --game coinrun --steps 1000000 --levels 0:10000 --out data/coinrun.hdf5
         dreamloom collect procgen --game ninja --steps 50000 --policy random --no-use-backgrounds --out data/ninja.hdf5
+        dreamloom collect procgen --game coinrun --levels 0:200 --policy ppo --steps 500000 --out data/mixed.hdf5
+        dreamloom collect procgen --game coinrun --levels 0:200 --policy ppo --agent data/mixed.agents --steps 100000
+            --out data/expert.hdf5
 
     Raises:
         ValueError: an unknown game, an empty level range, an unknown policy, or `out` exists.
@@ -93,8 +110,6 @@ def collect_procgen(
     for name, value in {"steps": steps, "num_envs": num_envs, "segment": segment}.items():
         if value < 1:
             raise ValueError(f"--{name} {value}: must be at least 1")
-    of_the_game: dict[str, Policy] = {"scripted": partial(scripted, game=game), "stroll": stroll}
-    mixture = parse_mixture(policy, {"random": random, "sticky": sticky, **of_the_game})
     options = {
         "env_name": game,
         "start_level": low,
@@ -108,17 +123,23 @@ def collect_procgen(
     }
     plan = {"steps": steps, "seed": seed, "num_envs": min(num_envs, max(1, steps // segment)), "segment": segment}
     settings = {"command": "collect procgen", "dreamloom": __version__, "levels": levels, "policy": policy, **plan}
-    attrs = {"game": game, "fps": FPS, "action_names": ACTION_NAMES, "policy_names": mixture.names}
+    players, told = _players(policy, game, plan, agent=agent, quality=quality, train_steps=train_steps, device=device)
+    attrs = {"game": game, "fps": FPS, "action_names": ACTION_NAMES, "policy_names": players.names}
     bounds = split_rows(steps, -(-steps // (plan["num_envs"] * segment)))
     with (
-        Recorder(out, _COLUMNS, bounds, settings={**settings, "env": options}, attrs=attrs) as recorder,
+        Recorder(out, _COLUMNS, bounds, settings={**settings, **told, "env": options}, attrs=attrs) as recorder,
         tqdm(total=steps, initial=recorder.rows_done, unit=" steps", desc=str(out)) as progress,
     ):
+        players.begin(recorder, {"game": game, "levels": levels, "mode": mode, "seed": seed})
         for number in recorder.segments:
-            part = _Segment(recorder, number, mixture, options, lanes=plan["num_envs"], seed=seed, threads=num_threads)
-            with contextlib.closing(part.env):
-                part.record(progress)
+            for part in players.parts(recorder, number):
+                with contextlib.closing(
+                    _Segment(part, players, options, lanes=plan["num_envs"], threads=num_threads)
+                ) as played:
+                    played.record(progress)
+            players.save(number + 1)  # before the journal knows of this segment
             recorder.commit(number)
+    players.finish()
 
 
 def make_procgen(num: int, **kwargs: Any) -> Any:
@@ -156,39 +177,58 @@ def _require_choice(name: str, value: str, choices: Any) -> None:
         raise ValueError(f"unknown {name} {value!r}: choose from {', '.join(get_args(choices))}")
 
 
+def _players(
+    policy: str, game: Game, plan: dict[str, int], *, agent: Path | None, quality: Any, train_steps: int | None, device: str
+) -> tuple[Players, dict[str, Any]]:
+    """Who plays, and the settings that tell of them."""
+    of_the_game: dict[str, Policy] = {"scripted": partial(scripted, game=game), "stroll": stroll}
+    learns = policy == "ppo" and agent is None
+    told: dict[str, Any] = {}
+    if train_steps is not None and not (learns and train_steps >= plan["steps"]):
+        raise ValueError(f"--train-steps {train_steps}: goes with --policy ppo without --agent, and is at least --steps")
+    if learns:
+        from dreamloom.datasets.ppo_agents import Training
+
+        training = Training(plan, train_steps=train_steps or plan["steps"], device=device)
+        return training, training.settings
+    if agent is not None:
+        from dreamloom.datasets.ppo_agents import agent_file, frozen, notes
+
+        file = agent_file(agent, quality)
+        of_the_game["ppo"] = frozen(file, device=device)
+        told = {"agent": {**notes(file), "file": file.name, "sha256": sha256(file)}, "device": device}
+    mixture = parse_mixture(policy, {"random": random, "sticky": sticky, **of_the_game})
+    if agent is not None and "ppo" not in mixture.names:
+        raise ValueError(f"--agent {agent}: goes with --policy ppo, not {policy!r}")
+    return Players(mixture, plan["seed"], len(ACTION_NAMES)), told
+
+
 class _Segment:
     """One segment of a recording: fresh environments, seeded by the recording's seed and the segment's number.
 
     Lane e, one environment, fills the rows bounds[e]:bounds[e + 1], so that its episodes are contiguous in the file.
     """
 
-    def __init__(
-        self,
-        recorder: Recorder,
-        number: int,
-        mixture: Mixture,
-        options: dict[str, Any],
-        *,
-        lanes: int,
-        seed: int,
-        threads: int,
-    ) -> None:
-        start, end = (int(row) for row in recorder.bounds[number : number + 2])
-        self.recorder, self.bounds = recorder, start + split_rows(end - start, lanes)
+    def __init__(self, part: Part, players: Players, options: dict[str, Any], *, lanes: int, threads: int) -> None:
+        self.recorder, self.players = part.recorder, players
+        self.bounds = part.rows.start + split_rows(len(part.rows), lanes)
         self.lengths = np.diff(self.bounds)
         self.limit = _STEP_LIMITS.get(options["env_name"], 1000)
-        env_seed, policy_seed = np.random.SeedSequence([seed, number]).spawn(2)
+        env_seed, policy_seed = part.seed.spawn(2)
         rand_seed = int(env_seed.generate_state(1)[0]) >> 1  # Procgen takes 31 bits
-        rng = np.random.default_rng(policy_seed)
-        self.act, chosen = mixture.start(lanes, gymnasium.spaces.Discrete(len(ACTION_NAMES)), rng)
+        self.act, chosen = players.start(lanes, int(self.lengths.max()), policy_seed)
         shape = (lanes, int(self.lengths.max()))
         self.rows = {name: np.zeros(shape, column.dtype) for name, column in _COLUMNS.items() if not column.shape}
         self.rows["infos/policy"][:] = chosen[:, None]
         self.env = make_procgen(lanes, rand_seed=rand_seed, num_threads=threads, **options)
 
+    def close(self) -> None:
+        """Closes the environments."""
+        self.env.close()
+
     def record(self, progress: tqdm) -> None:
         """Steps to the segment's end. What comes back from an action (reward, first) belongs to the row before."""
-        rows, frames = self.rows, _Frames(self.recorder, self.bounds)
+        rows, frames = self.rows, _Frames(self.recorder, self.bounds) if self.recorder else None
         age = np.zeros(len(self.lengths), np.int64)
         _, observation, first = self.env.observe()
         levels = self._info("level_seed")
@@ -196,17 +236,22 @@ class _Segment:
             rows["infos/level_seed"][:, t] = levels
             rows["actions"][:, t] = self.act(observation["rgb"], first)
             self.env.act(rows["actions"][:, t])
-            frames.add(observation["rgb"])  # a copy of gym3's: it is put away while the environments step
-            progress.update(int((self.lengths > t).sum()))
+            if frames:
+                frames.add(observation["rgb"])  # a copy of gym3's: it is put away while the environments step
+                progress.update(int((self.lengths > t).sum()))
             rows["rewards"][:, t], observation, first = self.env.observe()
+            self.players.reward(rows["rewards"][:, t], first)
             age += 1
             if first.any():
                 late = first & (age >= self.limit) & (self._info("prev_level_complete") == 0)
                 rows["timeouts"][:, t], rows["terminals"][:, t] = late, first & ~late
                 levels = self._info("level_seed")
                 age[first] = 0
-        frames.flush()
-        self._write_rows()
+        self.players.end(observation["rgb"], first)
+        self.players.tell(progress)
+        if frames:
+            frames.flush()
+            self._write_rows()
 
     def _info(self, name: str) -> np.ndarray:
         return np.array([info[name] for info in self.env.get_info()])
@@ -217,6 +262,7 @@ class _Segment:
         self.rows["timeouts"][lanes, last] |= ~self.rows["terminals"][lanes, last]
         filled = np.arange(self.rows["actions"].shape[1]) < self.lengths[:, None]
         start = int(self.bounds[0])
+        assert self.recorder is not None
         self.recorder.write([(name, start, array[filled]) for name, array in self.rows.items()])
 
 

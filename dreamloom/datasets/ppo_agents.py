@@ -1,0 +1,155 @@
+"""Recordings by PPO: it records itself while it learns, and the agents that it leaves behind record as they are."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import gymnasium
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from tqdm import tqdm
+
+from dreamloom.datasets.players import Part, Players
+from dreamloom.datasets.policies import Act, Policy, parse_mixture, random
+from dreamloom.datasets.recorder import Recorder
+
+Quality = Literal["expert", "suboptimal"]
+
+_AGENTS = 10  # that are kept of a training
+_SUBOPTIMAL = 0.75  # share of the best return (Mediratta et al. 2023)
+
+
+class Training(Players):
+    """An agent that learns from all that is played, and records it, or evenly spread parts of it.
+
+    `OUT.part.N.pt` lets a killed recording go on; the agents in `OUT.agents` stay.
+
+    Args:
+        plan: steps, num_envs and seed of the recording.
+        train_steps: to learn from, at least as many as are recorded; rounded to a multiple of them.
+        device: where it computes.
+    """
+
+    def __init__(self, plan: dict[str, int], *, train_steps: int, device: str) -> None:
+        from dreamloom.datasets.ppo import Learner
+
+        super().__init__(parse_mixture("ppo", {"ppo": random}), plan["seed"], 15)
+        self.times = max(1, round(train_steps / plan["steps"]))
+        self.learner = Learner(plan["num_envs"], device=device, seed=plan["seed"])
+        self.settings = {"train_steps": self.times * plan["steps"], "device": device}
+
+    def begin(self, recorder: Recorder, notes: dict[str, Any]) -> None:
+        self._recorder, self._notes = recorder, notes
+        self._folder = agents_folder(recorder.out)
+        last = len(recorder.bounds) - 1
+        self._kept = {round(last * share / _AGENTS) for share in range(1, _AGENTS + 1)}
+        if recorder.segments.start:
+            self.learner.load(self._path(recorder.segments.start))
+
+    def parts(self, recorder: Recorder, number: int) -> Iterator[Part]:
+        start, end = (int(row) for row in recorder.bounds[number : number + 2])
+        for extra in range(1, self.times):
+            yield Part(range(start, end), np.random.SeedSequence([self._seed, number, extra]), None)
+        yield Part(range(start, end), np.random.SeedSequence([self._seed, number]), recorder)
+
+    def start(self, lanes: int, length: int, seed: np.random.SeedSequence) -> tuple[Act, np.ndarray]:
+        return self.learner.start(seed, length), np.zeros(lanes, np.int64)
+
+    def reward(self, rewards: np.ndarray, first: np.ndarray) -> None:
+        self.learner.reward(rewards, first)
+
+    def end(self, frames: np.ndarray, first: np.ndarray) -> None:
+        self.learner.update(frames, first)
+
+    def tell(self, progress: tqdm) -> None:
+        progress.set_postfix_str(f"return {self.learner.mean_return:.2f}", refresh=False)
+
+    def save(self, segment: int) -> None:
+        self.learner.save(self._path(segment))
+        if segment in self._kept:
+            steps = int(self._recorder.bounds[segment]) * self.times
+            self.learner.keep(self._folder / f"{steps:09d}.safetensors", steps=steps, **self._notes)
+        # `commit` waits for the one before, so the journal names this checkpoint or its predecessor.
+        self._path(segment - 2).unlink(missing_ok=True)
+
+    def finish(self) -> None:
+        for segment in range(len(self._recorder.bounds)):
+            self._path(segment).unlink(missing_ok=True)
+
+    def _path(self, segment: int) -> Path:
+        return self._recorder.part.with_name(f"{self._recorder.part.name}.{segment}.pt")
+
+
+def agents_folder(out: Path) -> Path:
+    """Where the agents of a recording stay: `data/a.hdf5` -> `data/a.agents`."""
+    return out.with_suffix(".agents")
+
+
+def agent_file(path: Path, quality: Quality) -> Path:
+    """The file of an agent.
+
+    Args:
+        path: the file itself, or a folder of agents.
+        quality: which of a folder: "expert" has the highest mean return; "suboptimal" is the one that is nearest to three
+            quarters of it.
+
+    Raises:
+        ValueError: no agent is there.
+    """
+    if path.is_file():
+        return path
+    files = sorted(path.glob("*.safetensors"))
+    returns = [notes(file)["mean_return"] for file in files]
+    known = [(file, value) for file, value in zip(files, returns, strict=True) if value == value]
+    if not known:
+        raise ValueError(f"--agent {path}: no agent is there; `collect procgen --policy ppo` without --agent makes them")
+    best = max(value for _, value in known)
+    wanted = best if quality == "expert" else _SUBOPTIMAL * best
+    return min(known, key=lambda pair: abs(pair[1] - wanted))[0]
+
+
+def notes(file: Path) -> dict[str, Any]:
+    """What is known of an agent: `mean_return`, `steps`, `game`, ...
+
+    Raises:
+        ValueError: no file of an agent.
+    """
+    try:
+        with safe_open(file, framework="pt") as opened:
+            found = json.loads((opened.metadata() or {}).get("dreamloom", "{}"))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ValueError(f"--agent {file}: not an agent that `collect procgen --policy ppo` made ({error})") from error
+    if found.get("algorithm") != "ppo":
+        raise ValueError(f"--agent {file}: not an agent that `collect procgen --policy ppo` made")
+    return found
+
+
+def frozen(file: Path, *, device: str) -> Policy:
+    """An agent that acts, drawing its actions, and learns no more.
+
+    Raises:
+        ValueError: no file of an agent.
+    """
+    from dreamloom.datasets.ppo import Learner, weights_of
+
+    notes(file)
+    policy, weights = Learner(1, device=device, seed=0).model.policy, load_file(file)
+    shapes = {name: value.shape for name, value in weights_of(policy).items()}
+    if shapes != {name: value.shape for name, value in weights.items()}:
+        raise ValueError(f"--agent {file}: its weights are not those of the IMPALA network")
+    policy.load_state_dict(weights, strict=False)  # the same tensors under other names are left out
+    policy.set_training_mode(False)
+
+    def start(lanes: int, space: gymnasium.Space, rng: np.random.Generator) -> Act:
+        def act(frames: np.ndarray, first: np.ndarray) -> np.ndarray:
+            seen = torch.from_numpy(np.ascontiguousarray(frames.transpose(0, 3, 1, 2))).to(policy.device)
+            with torch.no_grad():
+                logits = policy.get_distribution(seen).distribution.logits  # type: ignore[union-attr]
+            return (logits.cpu().numpy() + rng.gumbel(size=logits.shape)).argmax(1)
+
+        return act
+
+    return start
