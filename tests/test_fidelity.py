@@ -16,7 +16,7 @@ from dreamloom.datasets.types import Transitions
 from dreamloom.eval.fidelity.baselines import gaussian_copula, noise_copies
 from dreamloom.eval.fidelity.columns import Columns, matrix
 from dreamloom.eval.fidelity.dynamics import NotMeasurableError, dynamics_error
-from dreamloom.eval.fidelity.marginals import correlation, correlation_distance, ks, wasserstein
+from dreamloom.eval.fidelity.marginals import correlation, correlation_distance, jensen_shannon, ks, wasserstein
 from dreamloom.eval.fidelity.neighbours import copy_share, nearest, nearest_ratio
 from dreamloom.eval.fidelity.sampling import episode_numbers, heldout_mask, sample_rows
 from dreamloom.eval.fidelity.two_sample import c2st_auc
@@ -61,6 +61,19 @@ def test_marginals_of_shifted_gaussians_are_the_closed_forms(shift: float) -> No
     assert ks(a, b) == pytest.approx(np.full(3, 2 * stats.norm.cdf(shift / 2) - 1), abs=0.02)
     assert wasserstein(a, b) == pytest.approx(np.full(3, shift), abs=0.04)
     assert (ks(a, a).max(), wasserstein(a, a).max()) == (0, 0)
+
+
+def test_jensen_shannon_is_that_of_two_normals_and_bounded() -> None:
+    random, grid = np.random.default_rng(0), np.linspace(-12, 14, 20001)
+    p, q = stats.norm.pdf(grid), stats.norm.pdf(grid, 2.0)
+    expected = (stats.entropy(p, p + q, base=2) + stats.entropy(q, p + q, base=2)) / 2  # it scales p + q to the mixture
+    a, b = random.normal(size=(40_000, 1)), random.normal(2.0, 1, (30_000, 1))
+    assert jensen_shannon(a, b)[0] == pytest.approx(expected, abs=0.01)
+    assert jensen_shannon(a, random.normal(size=(30_000, 1)))[0] < 0.001
+    assert jensen_shannon(a, a + 100)[0] == pytest.approx(1)
+    zeros = np.zeros((50, 1))
+    assert jensen_shannon(zeros, zeros)[0] == 0
+    assert jensen_shannon(zeros, zeros + 1)[0] == pytest.approx(1)
 
 
 def test_correlation_distance_is_over_pairs_of_columns() -> None:

@@ -17,6 +17,7 @@ METRICS = {
     "ks.mean": "KS, mean over columns",
     "ks.max": "KS, worst column",
     "wasserstein.mean": "Wasserstein-1, sd",
+    "js.mean": "Jensen-Shannon, bits",
     "correlation.distance": "correlation distance",
     "dynamics.mse": "dynamics MSE",
     "dynamics.median": "dynamics, median row",
@@ -33,7 +34,8 @@ READING = f"""\
 - **floor**: real training rows against real rows of other episodes; what is made from them cannot be expected to be nearer.
 - **copula**: the right columns and their correlations, and nothing else. **noise copies**: what repeating the data gives, small
   errors and nothing new.
-- **KS** (0 to 1) and **Wasserstein** (in standard deviations): one column at a time; at the floor is as good as real.
+- **KS** (0 to 1), **Wasserstein** (in standard deviations) and **Jensen-Shannon** (0 to 1 bit): one column at a time; at the
+  floor is as good as real.
 - **correlation distance**: mean absolute difference of the correlations between columns; at the floor is as good as real.
 - **dynamics MSE**: the real simulator is set to each row's state and takes its action; mean of ((s' - s'_sim) / sd)^2 over rows
   and dimensions, sd of the real training rows; the reward likewise. 0 obeys physics, which marginals cannot show; the median

@@ -11,7 +11,7 @@ from dreamloom.datasets.types import Transitions
 from dreamloom.eval.fidelity.baselines import gaussian_copula, noise_copies
 from dreamloom.eval.fidelity.columns import Columns
 from dreamloom.eval.fidelity.dynamics import DynamicsError, NotMeasurableError, dynamics_error
-from dreamloom.eval.fidelity.marginals import correlation_distance, ks, wasserstein
+from dreamloom.eval.fidelity.marginals import correlation_distance, jensen_shannon, ks, wasserstein
 from dreamloom.eval.fidelity.neighbours import copy_share, nearest, nearest_ratio
 from dreamloom.eval.fidelity.sampling import draw
 from dreamloom.eval.fidelity.two_sample import c2st_auc
@@ -122,7 +122,7 @@ def _rates(part: Transitions) -> Scores:
 
 def _marginals(found: Findings, table: np.ndarray) -> Scores:
     scores: Scores = {}
-    for name, metric in (("ks", ks), ("wasserstein", wasserstein)):
+    for name, metric in (("ks", ks), ("wasserstein", wasserstein), ("js", jensen_shannon)):
         values = metric(found.unseen, table)
         by_column = dict(zip(found.columns.names, values.tolist(), strict=True))
         scores[name] = {"mean": float(values.mean()), "max": float(values.max()), "columns": by_column}
