@@ -22,8 +22,9 @@ SHORTER = {
     "--n 1000000": "--n 1000",
     "--episodes 20": "--episodes 1",
 }
-# Two arms with few rows, and one learner, in place of the recipe's.
+# One environment, two arms with few rows, and one learner, in place of the recipe's.
 SMALL_STUDY = (
+    """--environments '{"HalfCheetah-v5": "data/cheetah.hdf5"}' """
     """--arms '{"all real": {}, "all synthetic": {"keep": false, "synthetic": 300}}' """
     """--learners '{"bc": {"class_path": "dreamloom.agents.bc.BC", "init_args": {"seeds": 2}}}' """
     "--updates 2 --upsampler_steps 2 --batch_size 8 --episodes 1"
@@ -50,6 +51,7 @@ def test_rooms_of_the_table_exist() -> None:
 @pytest.mark.skipif(find_spec("procgen") is None, reason="Procgen is not installed")
 def test_readme_runs_from_recording_to_browser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
     pages.write_clips(Path("my_clips"))
     for command in pages.commands(README):
         if command != "pytest":

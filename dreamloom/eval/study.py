@@ -30,6 +30,8 @@ from dreamloom.diffusion.upsampler import Upsampler
 from dreamloom.eval.agent import evaluate_agent
 from dreamloom.eval.study_report import write_study
 
+NUMBERS = ("upsampler_steps", "upsampler_lr", "updates", "batch_size", "episodes", "noise", "seed")  # of a study's settings
+
 
 @dataclass(frozen=True)
 class Arm:
@@ -59,6 +61,7 @@ class Study:
         arms: name -> what the learner is given.
         upsampler: fitted anew on every share of real rows that an arm upsamples.
         upsampler_steps: training steps of each upsampler.
+        upsampler_lr: its first learning rate.
         updates: of every learner, on every arm.
         batch_size: rows an update and seed.
         episodes: real episodes a seed after the last update.
@@ -74,6 +77,7 @@ class Study:
         arms: dict[str, Arm],
         upsampler: Upsampler,
         upsampler_steps: int = 10_000,
+        upsampler_lr: float = 3e-4,
         updates: int = 50_000,
         batch_size: int = 256,
         episodes: int = 10,
@@ -81,7 +85,8 @@ class Study:
         seed: int = 0,
     ):
         self.environments, self.learners, self.arms, self.upsampler = environments, learners, arms, upsampler
-        self.upsampler_steps, self.updates, self.batch_size = upsampler_steps, updates, batch_size
+        self.upsampler_steps, self.upsampler_lr = upsampler_steps, upsampler_lr
+        self.updates, self.batch_size = updates, batch_size
         self.episodes, self.noise, self.seed = episodes, noise, seed
         for name, arm in arms.items():
             if not 0 < arm.real <= 1 or not (arm.keep or arm.synthetic or arm.noisy):
@@ -95,7 +100,7 @@ class Study:
             "learners": {name: agent.config for name, agent in self.learners.items()},
             "arms": {name: asdict(arm) for name, arm in self.arms.items()},
             "upsampler": self.upsampler.config,
-            **{k: getattr(self, k) for k in ("upsampler_steps", "updates", "batch_size", "episodes", "noise", "seed")},
+            **{name: getattr(self, name) for name in NUMBERS},
         }
 
     def cells(self) -> Iterator[tuple[str, str, str]]:
@@ -252,7 +257,7 @@ def _upsampled(study: Study, folder: Path, real: Transitions, arm: Arm) -> tuple
         if not cost.exists():
             began = time.perf_counter()
             upsampler = copy.deepcopy(study.upsampler)
-            upsampler.fit(real, steps=study.upsampler_steps, seed=study.seed)
+            upsampler.fit(real, steps=study.upsampler_steps, lr=study.upsampler_lr, seed=study.seed)
             fitted = time.perf_counter()
             made = upsampler.sample(arm.synthetic, seed=study.seed)
             path.unlink(missing_ok=True)
