@@ -154,7 +154,8 @@ class Learner:
     def keep(self, path: Path, **notes: Any) -> None:
         """Writes the agent as it is now, with what is known of it, for recordings of its own."""
         weights = {name: value.cpu().contiguous() for name, value in weights_of(self.model.policy).items()}
-        told = {"algorithm": "ppo", "mean_return": self.mean_return, **notes}
+        mean_return = self.mean_return if self.recent else None  # JSON has no NaN
+        told = {"algorithm": "ppo", "mean_return": mean_return, **notes}
         with atomic_path(path) as temporary:
             save_file(weights, temporary, {"dreamloom": json.dumps(told)})
 

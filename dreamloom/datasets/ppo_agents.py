@@ -94,7 +94,7 @@ def agent_file(path: Path, quality: Quality) -> Path:
     Args:
         path: the file itself, or a folder of agents.
         quality: which of a folder: "expert" has the highest mean return; "suboptimal" is the one that is nearest to three
-            quarters of it.
+            quarters of it. Where no return is known, the last.
 
     Raises:
         ValueError: no agent is there.
@@ -102,10 +102,12 @@ def agent_file(path: Path, quality: Quality) -> Path:
     if path.is_file():
         return path
     files = sorted(path.glob("*.safetensors"))
-    returns = [notes(file)["mean_return"] for file in files]
-    known = [(file, value) for file, value in zip(files, returns, strict=True) if value == value]
-    if not known:
+    if not files:
         raise ValueError(f"--agent {path}: no agent is there; `collect procgen --policy ppo` without --agent makes them")
+    returns = [notes(file)["mean_return"] for file in files]
+    known = [(file, value) for file, value in zip(files, returns, strict=True) if value is not None]
+    if not known:  # no episode ended while they learned
+        return files[-1]
     best = max(value for _, value in known)
     wanted = best if quality == "expert" else _SUBOPTIMAL * best
     return min(known, key=lambda pair: abs(pair[1] - wanted))[0]
