@@ -9,7 +9,7 @@ import pytest
 from dreamloom import cli
 from dreamloom.datasets.transitions import load_transitions
 from dreamloom.datasets.types import Transitions
-from dreamloom.eval.study import noisy_copies, share_of
+from dreamloom.eval.arms import noisy_copies, share_of
 from dreamloom.eval.study_report import iqm
 
 RECIPE = """

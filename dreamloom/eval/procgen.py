@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from tqdm import tqdm
 
-from dreamloom.agents.agent import Agent
+from dreamloom.agents.agent import Agent, Player
 from dreamloom.datasets.procgen import ACTION_NAMES, make_procgen
 from dreamloom.datasets.subset import level_range
 from dreamloom.nn.parts import checkpoint_at, read_checkpoint
@@ -64,17 +64,18 @@ def _stack(agent: Agent, game: str) -> int:
 
 def _play(agent: Agent, envs: list[Any], stack: int, bar: tqdm) -> Float[np.ndarray, "s episodes"]:
     shape = (len(envs), envs[0].num)
+    player, rewards = agent.player(envs[0].num), np.zeros(shape, np.float32)
     returns, running = np.zeros(shape), np.ones(shape, bool)
     history = np.stack([_frames(env) for env in envs])[:, :, None].repeat(stack, 2)
     with bar:
         while running.any():
             playing = np.flatnonzero(running.any(0))  # a column plays on until every agent's episode is over
             actions = np.zeros(shape, np.int32)
-            actions[:, playing] = _act(agent, history[:, playing])
+            actions[:, playing] = _act(agent, player, history[:, playing], rewards[:, playing], playing)
             for i, env in enumerate(envs):
                 env.act(actions[i])
-                rewards, _, first = env.observe()
-                returns[i] += rewards * running[i]
+                rewards[i], _, first = env.observe()
+                returns[i] += rewards[i] * running[i]
                 running[i] &= ~first
             history = np.concatenate([history[:, :, 1:], np.stack([_frames(env) for env in envs])[:, :, None]], 2)
             bar.update()
@@ -85,10 +86,10 @@ def _frames(env: Any) -> np.ndarray:
     return env.observe()[1]["rgb"]
 
 
-def _act(agent: Agent, history: np.ndarray) -> np.ndarray:
-    """Actions (s, n) at stacks (s, n, t, h, w, c)."""
-    frames = torch.from_numpy(history).to(agent.device)
-    return agent.act(frames.permute(0, 1, 2, 5, 3, 4).flatten(2, 3)).cpu().numpy()
+def _act(agent: Agent, player: Player, history: np.ndarray, rewards: np.ndarray, playing: np.ndarray) -> np.ndarray:
+    """Actions (s, p) at stacks (s, p, t, h, w, c)."""
+    frames, earned, which = (torch.from_numpy(array).to(agent.device) for array in (history, rewards, playing))
+    return player(frames.permute(0, 1, 2, 5, 3, 4).flatten(2, 3), earned, which).cpu().numpy()
 
 
 def trained_on(run: str) -> tuple[str | None, dict[str, Any]]:

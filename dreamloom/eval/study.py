@@ -9,7 +9,7 @@ import sysconfig
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,33 +23,14 @@ from dreamloom.agents.training import train
 from dreamloom.datasets.atomic import atomic_path
 from dreamloom.datasets.convert import save_dataset
 from dreamloom.datasets.scores import normalized_score
-from dreamloom.datasets.store import open_dataset
 from dreamloom.datasets.transitions import load_transitions
 from dreamloom.datasets.types import Transitions
 from dreamloom.diffusion.upsampler import Upsampler
 from dreamloom.eval.agent import evaluate_agent
+from dreamloom.eval.arms import Arm, noisy_copies, reward_scale, share_of
 from dreamloom.eval.study_report import write_study
 
 NUMBERS = ("upsampler_steps", "upsampler_lr", "updates", "batch_size", "episodes", "noise", "seed")  # of a study's settings
-
-
-@dataclass(frozen=True)
-class Arm:
-    """What a learner is given.
-
-    Attributes:
-        real: share of the real rows; drawn once, so that every arm with this share has the same rows.
-        keep: whether these rows are in the learner's buffer.
-        synthetic: rows that are added by an upsampler which was fitted on these rows alone.
-        noisy: rows that are added by copying these rows with Gaussian noise: the control for `synthetic`.
-        width: of the learner's networks, where it is not the learner's own.
-    """
-
-    real: float = 1.0
-    keep: bool = True
-    synthetic: int = 0
-    noisy: int = 0
-    width: int | None = None
 
 
 class Study:
@@ -200,16 +181,6 @@ def measure(study: Study, out: Path, environment: str, learner: str, name: str) 
     }
 
 
-def reward_scale(path: Path) -> float:
-    """1000 over the range of the returns of the real episodes: IQL's for locomotion; TD3+BC does not see it."""
-    with open_dataset(path) as data:
-        if data.rewards is None:
-            raise ValueError(f"{path}: holds no rewards")
-        starts, _ = data.episodes
-        returns = np.add.reduceat(data.rewards[:].astype(np.float64), starts)
-    return float(1000 / (returns.max() - returns.min())) if np.ptp(returns) > 0 else 1.0
-
-
 def _fresh(agent: Agent, width: int | None) -> Agent:
     if width is None:
         return copy.deepcopy(agent)
@@ -227,26 +198,6 @@ def _parts(study: Study, out: Path, environment: str, arm: Arm) -> tuple[list[Tr
     if arm.noisy:
         parts.append(noisy_copies(real, arm.noisy, study.noise, study.seed))
     return parts, cost
-
-
-def share_of(data: Transitions, share: float, seed: int) -> Transitions:
-    """A seeded uniform draw of rows, in their order."""
-    chosen = np.random.default_rng([seed, 1]).permutation(len(data))[: max(1, round(share * len(data)))]
-    return data[np.sort(chosen)]
-
-
-def noisy_copies(data: Transitions, rows: int, noise: float, seed: int) -> Transitions:
-    """Rows drawn with replacement; every float column gets Gaussian noise of `noise` standard deviations of its own."""
-    drawn = np.random.default_rng([seed, 2])
-    copies = data[drawn.integers(0, len(data), rows)]
-    changed = {}
-    for name in ("observations", "actions", "rewards", "next_observations"):
-        column, origin = getattr(copies, name), getattr(data, name)
-        if column.dtype.kind == "f":
-            changed[name] = column + noise * origin.std(0) * drawn.standard_normal(column.shape, np.float32)
-    if "actions" in changed:
-        changed["actions"] = changed["actions"].clip(data.actions.min(0), data.actions.max(0))
-    return Transitions(**{**vars(copies), **changed})
 
 
 def _upsampled(study: Study, folder: Path, real: Transitions, arm: Arm) -> tuple[Transitions, dict[str, float]]:

@@ -1,0 +1,58 @@
+"""What a learner of a study is given: shares of real rows, noisy copies of them, rewards on one scale."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dreamloom.datasets.store import open_dataset
+from dreamloom.datasets.types import Transitions
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What a learner is given.
+
+    Attributes:
+        real: share of the real rows; drawn once, so that every arm with this share has the same rows.
+        keep: whether these rows are in the learner's buffer.
+        synthetic: rows that are added by an upsampler which was fitted on these rows alone.
+        noisy: rows that are added by copying these rows with Gaussian noise: the control for `synthetic`.
+        width: of the learner's networks, where it is not the learner's own.
+    """
+
+    real: float = 1.0
+    keep: bool = True
+    synthetic: int = 0
+    noisy: int = 0
+    width: int | None = None
+
+
+def share_of(data: Transitions, share: float, seed: int) -> Transitions:
+    """A seeded uniform draw of rows, in their order."""
+    chosen = np.random.default_rng([seed, 1]).permutation(len(data))[: max(1, round(share * len(data)))]
+    return data[np.sort(chosen)]
+
+
+def noisy_copies(data: Transitions, rows: int, noise: float, seed: int) -> Transitions:
+    """Rows drawn with replacement; every float column gets Gaussian noise of `noise` standard deviations of its own."""
+    drawn = np.random.default_rng([seed, 2])
+    copies = data[drawn.integers(0, len(data), rows)]
+    changed = {}
+    for name in ("observations", "actions", "rewards", "next_observations"):
+        column, origin = getattr(copies, name), getattr(data, name)
+        if column.dtype.kind == "f":
+            changed[name] = column + noise * origin.std(0) * drawn.standard_normal(column.shape, np.float32)
+    if "actions" in changed:
+        changed["actions"] = changed["actions"].clip(data.actions.min(0), data.actions.max(0))
+    return Transitions(**{**vars(copies), **changed})
+
+
+def reward_scale(path: Path) -> float:
+    """1000 over the range of the returns of the real episodes: IQL's for locomotion; TD3+BC does not see it."""
+    with open_dataset(path) as data:
+        if data.rewards is None:
+            raise ValueError(f"{path}: holds no rewards")
+        starts, _ = data.episodes
+        returns = np.add.reduceat(data.rewards[:].astype(np.float64), starts)
+    return float(1000 / (returns.max() - returns.min())) if np.ptp(returns) > 0 else 1.0
