@@ -2,9 +2,9 @@
 
 Both arms feed the same learner (discrete CQL, Procgen's network) from the same frames, with a random shift and a colour jitter
 of s and s'. The resident arm keeps each frame once on the device, makes stacks by index and augments whole batches there. The
-other is what most code does: a Dataset that stacks frames, doubles next observations and applies torchvision's transforms picture
-by picture, in worker processes. The arms take turns; figures are medians, of wall-clock time. `batches_per_s` is drawing alone.
-Latent rows are drawn by an upsampler of the recipe's size; its weights do not matter for the time.
+other is what most code does: a Dataset that stacks frames, doubles next observations and applies torchvision's transforms to
+one picture at a time, in worker processes. The arms take turns; figures are medians of wall-clock time. `batches_per_s` is
+drawing alone. Latent rows come from an upsampler of the recipe's size; its weights do not matter for the time.
 
     python benchmarks/pixels.py --device cuda --rounds 7 --out benchmarks/pixels.json
 """

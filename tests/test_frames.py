@@ -130,3 +130,28 @@ def test_rows_without_order_are_refused(tmp_path):
         file["next_observations"][:] = file["next_observations"][:][::-1]
     with pytest.raises(ValueError, match="order of time"):
         FrameBuffer(path)
+
+
+@given(
+    lengths=st.lists(st.integers(1, 6), min_size=1, max_size=4),
+    flags=st.lists(st.booleans(), min_size=4, max_size=4),
+    length=st.integers(1, 5),
+)
+def test_windows_are_those_of_a_plain_reading(tmp_path_factory, lengths, flags, length):
+    path = tmp_path_factory.mktemp("frames") / "data.hdf5"
+    write(path, lengths, [*flags[: len(lengths) - 1], True])
+    buffer = FrameBuffer(path, stack=2)
+    with h5py.File(path) as file:
+        frames, actions, rewards = (file[name][:] for name in ("observations", "actions", "rewards"))
+    starts = np.repeat(np.cumsum([0, *lengths[:-1]]), lengths)
+    ends = np.repeat(np.cumsum(lengths), lengths)
+    windows = buffer.ending(buffer.rows[None], length)
+    for place, row in enumerate(buffer.rows.tolist()):
+        for t in range(length):
+            at = row - (length - 1 - t)
+            assert bool(windows.real[0, place, t]) == (at >= starts[row])
+            at = max(at, starts[row])
+            assert windows.actions[0, place, t] == actions[at]
+            assert windows.returns[0, place, t] == pytest.approx(rewards[at : ends[row]].sum(), abs=1e-4)
+            stack = np.concatenate([frames[max(at - 1, starts[row])], frames[at]], -1).transpose(2, 0, 1)
+            assert np.array_equal(windows.observations[0, place, t].numpy(), stack)

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from dreamloom.agents.buffer import Batch
+from dreamloom.agents.buffer import Batch, Buffer
 from dreamloom.agents.frames import FrameBuffer, PixelBatch
 from dreamloom.agents.networks import Precision
 from dreamloom.agents.vision import Latents, Vision, to_unit
@@ -21,8 +21,10 @@ from dreamloom.nn.parts import load_part
 
 # What an agent's checkpoint may name.
 _AGENTS = ("bc.BC", "td3_bc.TD3BC", "drq_bc.DrQBC", "iql.IQL", "cql.CQL", "cql.DiscreteCQL", "bcq.BCQ", "edac.EDAC")
-ALLOWED = ENCODERS | {f"dreamloom.agents.{name}" for name in (*_AGENTS, "vision.Vision", "vision.Latents")}
+_OTHERS = ("decision_transformer.DecisionTransformer", "vision.Vision", "vision.Latents")
+ALLOWED = ENCODERS | {f"dreamloom.agents.{name}" for name in (*_AGENTS, *_OTHERS)}
 Network = TypeVar("Network", bound=nn.Module)
+Player = Callable[[Tensor, Tensor, Tensor], Tensor]
 _GOLDEN = 0x9E3779B1  # odd and far from any ratio of small numbers: seeds stay apart by millions of updates
 
 
@@ -79,6 +81,10 @@ class Agent(nn.Module, Buildable):
     def update(self, batch: Batch | PixelBatch) -> dict[str, Float[Tensor, "s"]]:
         """One update of every agent; returns detached metrics, one value an agent."""
         raise NotImplementedError
+
+    def draw(self, buffer: Buffer | FrameBuffer, batch_size: int) -> Any:
+        """A batch of the next update."""
+        return buffer.sample(batch_size, self.streams())
 
     def policy(self, s: Float[Tensor, "s n o"]) -> Shaped[Tensor, "s n ..."]:
         """Greedy actions, in [-1, 1] or numbers of actions, at normalised observations."""
@@ -290,6 +296,11 @@ class Agent(nn.Module, Buildable):
         if self.discrete:
             return actions
         return self.action_low + (actions + 1) * (self.action_high - self.action_low) / 2
+
+    def player(self, episodes: int) -> "Player":
+        """What plays so many episodes side by side: from frames or vectors (s, p, ...) of the episodes `playing` (p,), and
+        the rewards (s, p) of the step before, to actions. Agents without memory look at the former alone."""
+        return lambda observations, rewards, playing: self.act(observations)
 
     @property
     def device(self) -> torch.device:

@@ -1,13 +1,14 @@
 """A replay buffer of frames: uint8, once, on the device. Stacks and what follows are made by index when a batch is drawn."""
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Int, Shaped, UInt8
+from jaxtyping import Bool, Float, Int, Shaped, UInt8
 from torch import Tensor
 
 from dreamloom.datasets.augment import Augment
@@ -33,6 +34,24 @@ class PixelBatch(NamedTuple):
     rewards: Tensor
     next_observations: Tensor
     terminals: Tensor
+    plain: Tensor | None = None
+
+
+class Windows(NamedTuple):
+    """Runs of steps for every seed, each within an episode; those near its start are padded in front with its first frame.
+
+    Attributes:
+        observations: (s, b, t, c, h, w), uint8, or floats in [0, 1] where they were augmented, all of a window alike.
+        actions: (s, b, t) int64 or (s, b, t, a) float32.
+        returns: (s, b, t), the sum of the rewards from each step to the end of the episode as it was recorded.
+        real: (s, b, t) bool, False where padded.
+        plain: (s, b, t, c, h, w) uint8, before they were augmented; None where they were not.
+    """
+
+    observations: Tensor
+    actions: Tensor
+    returns: Tensor
+    real: Tensor
     plain: Tensor | None = None
 
 
@@ -134,6 +153,48 @@ class FrameBuffer:
         pairs = zip(*unit, batch.actions, generators, strict=True)
         s, s_next, actions = (torch.stack(list(x)) for x in zip(*(self.augment.pair(*p) for p in pairs), strict=True))
         return batch._replace(observations=s, actions=actions, next_observations=s_next, plain=batch.observations)
+
+    def windows(self, batch_size: int, length: int, generators: Sequence[torch.Generator]) -> Windows:
+        """Windows that end in rows drawn like those of `sample`.
+
+        Args:
+            batch_size: windows a seed.
+            length: steps of a window.
+            generators: one a seed, on the buffer's device.
+        """
+        drawn = [torch.randint(len(self), (batch_size,), generator=g, device=self.device) for g in generators]
+        windows = self.ending(self.rows[torch.stack(drawn)], length)
+        if self.augment is None:
+            return windows
+        parts = [self._augmented(*x) for x in zip(windows.observations, windows.actions, generators, strict=True)]
+        frames, actions = (torch.stack(part) for part in zip(*parts, strict=True))
+        return windows._replace(observations=frames, actions=actions, plain=windows.observations)
+
+    def _augmented(self, frames: Tensor, actions: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Windows (b, t, c, h, w), each changed as if it were one stack."""
+        assert self.augment is not None
+        plan = self.augment.draw(len(frames), generator, device=self.device, size=(frames.shape[3], frames.shape[4]))
+        changed = self.augment(frames.flatten(1, 2).float() / 255, plan).unflatten(1, frames.shape[1:3])
+        return changed, torch.stack([self.augment.actions(step, plan) for step in actions.unbind(1)], 1)
+
+    def ending(self, rows: Int[Tensor, "s b"], length: int) -> Windows:
+        """The windows that end in some rows, as they are."""
+        index = rows[..., None] - torch.arange(length - 1, -1, -1, device=self.device)
+        first = self.episodes.first[rows][..., None].long()
+        real, index = index >= first, torch.maximum(index, first)
+        return Windows(self.stacked(index), self.episodes.actions[index], self.returns[index], real)
+
+    @cached_property
+    def returns(self) -> Float[Tensor, "n"]:
+        """The sum of rewards from each row to the end of its episode."""
+        first, rewards = self.episodes.first.cpu().numpy(), self.episodes.rewards.cpu().numpy().astype(np.float64)
+        total = np.cumsum(rewards[::-1])[::-1]
+        last = np.append(first[1:] != first[:-1], True)  # of an episode
+        ends = np.flatnonzero(last)
+        behind = np.append(total[1:], 0.0)[ends]
+        return torch.from_numpy((total - behind[np.searchsorted(ends, np.arange(len(total)))]).astype(np.float32)).to(
+            self.device
+        )
 
     def take(self, rows: Int[Tensor, "s b"]) -> PixelBatch:
         """The transitions of some rows, as they are."""

@@ -42,7 +42,7 @@ def train(
     agent.horizon = agent.updates + updates
     metrics: dict[str, Tensor] = {}
     for _ in trange(updates, desc=type(agent).__name__, disable=not progress):
-        metrics |= agent.update(buffer.sample(batch_size, agent.streams()))
+        metrics |= agent.update(agent.draw(buffer, batch_size))
         if callback is not None and every and agent.updates % every == 0:
             callback(agent)
     return metrics

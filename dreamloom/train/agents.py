@@ -141,7 +141,7 @@ class AgentTask(L.LightningModule):
 
         def updates() -> None:
             for _ in range(self.updates_per_step):
-                metrics.update(self.model.update(self.buffer.sample(self.batch_size, self.model.streams())))
+                metrics.update(self.model.update(self.model.draw(self.buffer, self.batch_size)))
 
         # The updates step the optimizer themselves, network by network, and leave no gradient for this step: through it
         # Lightning counts the training step.
