@@ -59,21 +59,48 @@ def collect_gymnasium(
             raise ValueError(f"--{name} {value}: must be at least 1")
     mixture = parse_mixture(policy, {"random": random, "sticky": sticky})
     made, show = _make(env, env_kwargs or {}, picture)
-    columns = _columns(made.action_space, size)
-    attrs = {"fps": _fps(made), "env": env, "policy_names": mixture.names, **_action_names(made)}
     plan = {"steps": steps, "size": size, "crop": crop, "picture": picture, "policy": policy, "seed": seed}
     settings = {"command": "collect gymnasium", "dreamloom": __version__, "env": env, "env_kwargs": env_kwargs, **plan}
+    record(made, show, mixture, out, {**settings, "segment": segment}, {"env": env})
+
+
+def record(
+    made: gymnasium.Env,
+    show: Callable[[Any], np.ndarray],
+    mixture: Mixture,
+    out: Path,
+    settings: dict[str, Any],
+    attrs: dict[str, Any],
+) -> None:
+    """Records an environment, and closes it.
+
+    Args:
+        made: the environment; one that has a `level_seed` has it recorded.
+        show: turns an observation into the frame to keep.
+        mixture: of policies; each segment plays one.
+        out: the file to make.
+        settings: all that the rows depend on; of these `steps`, `size`, `seed`, `segment` and `crop` are used here.
+        attrs: further attributes of the file.
+
+    Raises:
+        ValueError: other than discrete or bounded continuous actions, or `out` exists.
+    """
+    steps, size, seed, segment = (settings[name] for name in ("steps", "size", "seed", "segment"))
+    columns = _columns(made.action_space, size)
+    if hasattr(made.unwrapped, "level_seed"):
+        columns["infos/level_seed"] = Column(np.int32)
+    attrs = {"fps": _fps(made), "policy_names": mixture.names, **_action_names(made), **attrs}
     bounds = split_rows(steps, -(-steps // segment))
     with (
         made,
-        Recorder(out, columns, bounds, settings={**settings, "segment": segment}, attrs=attrs) as recorder,
+        Recorder(out, columns, bounds, settings=settings, attrs=attrs) as recorder,
         tqdm(total=steps, initial=recorder.rows_done, unit=" steps", desc=str(out)) as progress,
     ):
         for number in recorder.segments:
             start, end = bounds[number : number + 2].tolist()
             play = _play(made, show, mixture, np.random.SeedSequence([seed, number]), end - start)
             for row, block in _blocks(play, start):
-                block["observations"] = np.stack([square(frame, size, crop) for frame in block["observations"]])
+                block["observations"] = np.stack([square(frame, size, settings["crop"]) for frame in block["observations"]])
                 recorder.write([(name, row, array) for name, array in block.items()])
                 progress.update(len(block["rewards"]))
             recorder.commit(number)
@@ -135,6 +162,7 @@ def _play(
     first = True
     for left in reversed(range(rows)):
         frame = np.array(show(observation))
+        level = {"infos/level_seed": env.unwrapped.level_seed} if hasattr(env.unwrapped, "level_seed") else {}
         (action,) = act(frame[None], np.array([first]))
         observation, reward, terminal, truncated, _ = env.step(action)
         first = bool(terminal or truncated)
@@ -145,6 +173,7 @@ def _play(
             "terminals": terminal,
             "timeouts": not terminal and (truncated or left == 0),
             "infos/policy": policy,
+            **level,
         }
         if first and left:
             observation, _ = env.reset()
