@@ -294,6 +294,17 @@ def test_the_bandit_is_the_papers():
         UCBDrAC(2).load_state_dict(bandit.state_dict())
 
 
+@pytest.mark.gpu
+@each
+def test_it_is_the_same_on_a_gpu(one):
+    x = frames()
+    drawn = one.draw(len(x), seeded(), device="cuda", size=(16, 16))
+    torch.testing.assert_close(one(x.cuda(), drawn).cpu(), one(x, draw(one, x)), atol=1e-4, rtol=0)
+    generator = torch.Generator("cuda").manual_seed(0)
+    s, *_ = Augment([one, Identity()]).pair(x.cuda(), x.cuda(), torch.arange(6, device="cuda"), generator)
+    assert s.is_cuda
+
+
 def test_a_sheet_shows_each_augmentation(coinrun_file, tmp_path, capsys):
     out = tmp_path / "a.png"
     assert cli.main(["data", str(coinrun_file), "--augment", "--out", str(out)]) == 0
