@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from dreamloom.agents.buffer import Batch, Buffer
 from dreamloom.agents.frames import FrameBuffer, PixelBatch
 from dreamloom.agents.networks import Precision
+from dreamloom.agents.statistics import moments, require_rows
 from dreamloom.agents.vision import Latents, Vision, to_unit
 from dreamloom.datasets.types import Transitions
 from dreamloom.nn.build import Buildable
@@ -163,7 +164,7 @@ class Agent(nn.Module, Buildable):
             self._bound(actions.min(0), actions.max(0))
 
     def _prepare_rows(self, parts: list[Transitions], actions: int) -> None:
-        _check(parts)
+        require_rows(parts)
         parts = [part for part in parts if len(part)]
         discrete = parts[0].actions.ndim == 1
         if self.optimizer is None:
@@ -171,7 +172,7 @@ class Agent(nn.Module, Buildable):
             self.size(parts[0].observations.shape[1], most if discrete else parts[0].actions.shape[1], discrete)
         if isinstance(self.vision, Vision) or (self.vision and self.vision.latent_size != len(self.observation_mean)):
             raise ValueError(f"rows of {len(self.observation_mean)} numbers are no latents of the agents' {self.vision.shape}")
-        mean, std = _moments([part.observations for part in parts])
+        mean, std = moments([part.observations for part in parts])
         if self.normalize:
             self.observation_mean.copy_(torch.from_numpy(mean))
             self.observation_std.copy_(torch.from_numpy(std))
@@ -327,23 +328,3 @@ def load_agent(path: str | Path) -> Agent:
 
 def _parameters(trained: Any) -> list[Tensor]:
     return [trained] if isinstance(trained, Tensor) else list(trained.parameters())
-
-
-def _check(parts: list[Transitions]) -> None:
-    if not parts or not sum(len(part) for part in parts):
-        raise ValueError("agents need rows to prepare from, there are none")
-    for part in parts:
-        if part.observations.ndim != 2 or part.observations.dtype == np.uint8:
-            seen = f"{part.observations.shape} {part.observations.dtype}"
-            raise ValueError(f"agents need observations (N, o) of numbers, got {seen}")
-        if part.actions.ndim != parts[0].actions.ndim or (part.actions.ndim == 1 and part.actions.dtype.kind not in "iu"):
-            seen = f"{part.actions.shape} {part.actions.dtype}"
-            raise ValueError(f"agents need actions (N, a), or integers (N,), the same in all datasets; got {seen}")
-
-
-def _moments(columns: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and deviation of each column over all rows; 1e-3 is added to the deviation, as TD3+BC does."""
-    rows = sum(len(column) for column in columns)
-    mean = sum(column.sum(0, dtype=np.float64) for column in columns) / rows
-    square = sum(np.square(column - mean).sum(0) for column in columns) / rows
-    return mean.astype(np.float32), (np.sqrt(square) + 1e-3).astype(np.float32)

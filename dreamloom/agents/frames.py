@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float, Int, Shaped, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
+from dreamloom.agents.episodes import Episodes, read_episodes
 from dreamloom.datasets.augment import Augment
-from dreamloom.datasets.store import Dataset, DatasetError, open_dataset
-from dreamloom.datasets.subset import subset
+from dreamloom.datasets.store import Dataset
 
 
 class PixelBatch(NamedTuple):
@@ -53,17 +53,6 @@ class Windows(NamedTuple):
     returns: Tensor
     real: Tensor
     plain: Tensor | None = None
-
-
-class Episodes(NamedTuple):
-    """Episodes one after another: a row a frame. An episode's closing frame, where it is known, is a row without action."""
-
-    frames: UInt8[Tensor, "n h w c"]
-    actions: Shaped[Tensor, "n ..."]
-    rewards: Shaped[Tensor, "n"]
-    first: Int[Tensor, "n"]  # row of the episode's first frame
-    left: Int[Tensor, "n"]  # steps that are known from here on; 0: the row cannot be drawn
-    terminal: Bool[Tensor, "n"]  # whether the episode ends in a terminal
 
 
 class FrameBuffer:
@@ -213,76 +202,3 @@ class FrameBuffer:
         index = torch.maximum(rows[..., None] - back, self.episodes.first[rows][..., None].long())
         frames = self.episodes.frames[index.flatten()].unflatten(0, (-1, self.stack))
         return rearrange(frames, "n stack h w c -> n h w (stack c)").permute(0, 3, 1, 2).unflatten(0, rows.shape)
-
-
-def read_episodes(sources: Sequence[str | Path | Dataset], choose: Mapping[str, Any]) -> tuple[Episodes, int, list[str] | None]:
-    """Reads episodes of some datasets.
-
-    Args:
-        sources: the datasets.
-        choose: settings of `datasets.subset.subset`; none for all episodes.
-
-    Returns:
-        The episodes, the size of an action (discrete ones: how many there are), and their names where they are known.
-
-    Raises:
-        ValueError: a dataset holds no pixels or no labels, or they do not fit each other.
-    """
-    parts: list[Episodes] = []
-    sizes: list[int] = []
-    names: list[str] | None = None
-    for source in sources:
-        with subset(source, **choose) if choose else _opened(source) as data:
-            parts += _read(data)
-            names = names or data.action_names
-            sizes.append(_action_size(data))
-    kinds = {(tuple(part.frames.shape[1:]), part.actions.ndim, tuple(part.actions.shape[1:])) for part in parts}
-    if len(kinds) != 1:
-        raise ValueError(f"datasets of one buffer must have frames and actions of one shape, got {sorted(kinds)}")
-    offsets = np.cumsum([0, *(len(part.frames) for part in parts[:-1])]).tolist()
-    parts = [part._replace(first=part.first + offset) for part, offset in zip(parts, offsets, strict=True)]
-    return Episodes(*(torch.cat(column) for column in zip(*parts, strict=True))), max(sizes), names
-
-
-def _opened(source: str | Path | Dataset) -> Dataset:
-    return source if isinstance(source, Dataset) else open_dataset(source)
-
-
-def _action_size(data: Dataset) -> int:
-    assert data.actions is not None
-    if data.actions.ndim > 1:
-        return data.actions.shape[1]
-    return len(data.action_names or []) or int(data.actions[:].max()) + 1
-
-
-def _read(data: Dataset) -> list[Episodes]:
-    if data.actions is None or data.rewards is None:
-        raise DatasetError(f"{data.ref}: no actions or no rewards, so its rows are no transitions (unlabelled video?)")
-    frames, labels = data.frames, (data.actions[:], data.rewards[:])
-    terminals = data.terminals[:]
-    spans = zip(*(ends.tolist() for ends in data.episodes), strict=True)
-    return [_episode(data, a, b, frames, *labels, bool(terminals[b - 1])) for a, b in spans]
-
-
-def _episode(data: Dataset, a: int, b: int, frames: Any, actions: np.ndarray, rewards: np.ndarray, terminal: bool) -> Episodes:
-    """Rows a to b, one episode; with a closing row where the dataset says what followed the last one."""
-    columns = [np.asarray(frames[a:b]), actions[a:b], rewards[a:b]]
-    closed = data.next_observations is not None and not terminal and (data.next_known is None or bool(data.next_known[b - 1]))
-    if data.next_observations is not None:
-        _require_consecutive(data, a, b, columns[0])
-    if closed:
-        last = np.asarray(data.next_observations[b - 1 : b])  # type: ignore[index]
-        columns = [np.concatenate([x, y]) for x, y in zip(columns, (last, 0 * actions[:1], 0 * rewards[:1]), strict=True)]
-    n = len(columns[0])
-    left = np.arange(n, 0, -1, dtype=np.int32) - (not terminal)
-    seen, done, earned, known = (torch.from_numpy(np.ascontiguousarray(column)) for column in (*columns, left))
-    return Episodes(seen, done, earned, torch.zeros(n, dtype=torch.int32), known, torch.full((n,), terminal))
-
-
-def _require_consecutive(data: Dataset, a: int, b: int, frames: np.ndarray) -> None:
-    """Next observations must be the following rows, at least where one looks: a frame is kept once."""
-    assert data.next_observations is not None
-    for row in range(a, min(b - 1, a + 2)):
-        known = data.next_known is None or data.next_known[row]
-        if known and not np.array_equal(data.next_observations[row], frames[row + 1 - a]):
-            raise DatasetError(f"{data.ref}: what followed row {row} is not row {row + 1}: frames must lie in order of time")
