@@ -84,17 +84,18 @@ PAGES = {
     ),
     "pixels.md": Page(
         shorter={
-            r"--steps \d+": "--steps 300",
+            r"--steps \d+": "--steps 400",
             r"--n \d+": "--n 200",
             r"--episodes \d+": "--episodes 1",
+            "--policy ppo": "",  # docs/data.md's page trains it
             # Nobody lives long in bigfish, and CoinRun would last a thousand steps.
             "procgen:coinrun": "procgen:bigfish",
             r"latents\.yaml": r"latents.yaml --model.model.init_args.width 16",
             r"(cql|cql_head)\.yaml": r"\1.yaml --model.updates_per_step 1",
         },
         extra={
-            "collect procgen": "--num-envs 2",
-            "fit": "--trainer.max_steps 2 --data.batch_size 2 --trainer.accelerator cpu",
+            "collect procgen": "--num-envs 4 --segment 100",
+            "fit": "--trainer.max_steps 2 --data.batch_size 2 --trainer.accelerator cpu --trainer.enable_progress_bar false",
             "eval replay": "--rows 100",
         },
         needs=("procgen",),

@@ -98,7 +98,8 @@ class DecisionTransformer(Agent):
             with torch.no_grad():
                 self._plain = self._without_augmentation(batch)
         bc_loss = self.actor.loss(said(features), actions, real)
-        self.descend("actor", (bc_loss + self.steady(said, features, policy=self.discrete))[:1])
+        steady = self.steady(said, features, policy=self.discrete).mean()  # over windows
+        self.descend("actor", (bc_loss + steady)[None])
         return {"bc_loss": bc_loss.detach()[None]}
 
     def _without_augmentation(self, batch: Any) -> Tensor:

@@ -104,6 +104,9 @@ class FrameBuffer:
         """Moves all frames to a device."""
         self.episodes = Episodes(*(column.to(device) for column in self.episodes))
         self.rows = self.rows.to(device)
+        self.__dict__.pop("returns", None)  # which lie where the frames were
+        if self.augment is not None:
+            self.augment.to(device)
         return self
 
     @property
