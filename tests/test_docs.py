@@ -93,11 +93,6 @@ PAGES = {
             r"latents\.yaml": r"latents.yaml --model.model.init_args.width 16",
             r"(cql|cql_head)\.yaml": r"\1.yaml --model.updates_per_step 1",
         },
-        extra={
-            "collect procgen": "--num-envs 4 --segment 100",
-            "fit": "--trainer.max_steps 2 --data.batch_size 2 --trainer.accelerator cpu --trainer.enable_progress_bar false",
-            "eval replay": "--rows 100",
-        },
         needs=("procgen",),
     ),
     "play.md": Page(
