@@ -59,7 +59,7 @@ def test_rows_are_what_the_simulator_shows(tmp_path):
 def test_two_rewards_make_a_step_and_the_clock_ends_an_episode(tmp_path):
     env = ControlSuite("cheetah-run", size=8)
     env.reset(seed=0)
-    env.render = lambda: None  # 500 frames would take a minute
+    env.render = lambda: np.zeros((8, 8, 3), np.uint8)  # 500 frames would take a minute
     ends = [env.step(env.action_space.sample()) for _ in range(500)]
     assert [step[3] for step in ends] == [False] * 499 + [True]
     assert not any(step[2] for step in ends)
