@@ -1,7 +1,7 @@
 """Returns of agents from pixels in real Procgen: whole episodes on levels of one's choice."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from dreamloom.agents.agent import Agent, Player
-from dreamloom.datasets.procgen import ACTION_NAMES, make_procgen
+from dreamloom.datasets.procgen import ACTION_NAMES, Game, make_procgen
 from dreamloom.datasets.subset import level_range
 from dreamloom.nn.parts import checkpoint_at, read_checkpoint
 
@@ -40,6 +40,8 @@ def play_procgen(
     Raises:
         ValueError: the game does not exist, or the agents do not look at its frames or act by its actions.
     """
+    if game not in get_args(Game):  # of which Procgen would end the process
+        raise ValueError(f"procgen has no game {game!r}: choose from {', '.join(get_args(Game))}")
     stack = _stack(agent, game)
     low, high = level_range(levels)
     kept = {name: value for name, value in (options or {}).items() if name not in ("env_name", "start_level", "num_levels")}
