@@ -67,7 +67,7 @@ def collect_procgen(
     A killed recording goes on where it was when the same command is given again, and ends in the same bytes.
 
     With --policy ppo an agent learns from scratch while it records all that it sees: Stable-Baselines3's PPO with the
-    IMPALA network and Procgen's published settings. About 100 steps a second and CPU core, so 500,000 steps take more than an
+    IMPALA network and Procgen's published settings. About 90 steps a second and CPU core, so 500,000 steps take more than an
     hour on one; Procgen's own agents saw 25 million. Ten agents along the way stay in a folder beside the file, OUT.agents,
     and with --agent FOLDER they record as they are.
 
