@@ -9,9 +9,9 @@ from typing import TypeVar, overload
 
 import numpy as np
 
-# Start of an environment's name -> returns of the random and the expert policy (Fu et al. 2020, and the D4RL package).
 T = TypeVar("T")
 
+# Start of an environment's name -> returns of the random and the expert policy (Fu et al. 2020, and the D4RL package).
 REFERENCE_RETURNS: dict[str, tuple[float, float]] = {
     "halfcheetah": (-280.178953, 12135.0),
     "hopper": (-20.272305, 3234.3),

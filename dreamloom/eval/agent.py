@@ -67,7 +67,7 @@ def eval_agent(
     run: str,
     *,
     env: str,
-    out: Path,
+    out: Path = Path("reports/agent"),
     episodes: int = 20,
     seed: int = 1000,
     levels: str | None = None,
