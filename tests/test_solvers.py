@@ -135,7 +135,7 @@ def test_solvers_know_their_calls(steps: int) -> None:
         solver(lambda x, sigma, calls=calls: calls.append(float(sigma)) or x * 0, noise_of(1))
         assert len(calls) == solver.calls
     assert StochasticHeun().calls == 255, "SynthER's setting"
-    assert SDEDPMSolver().calls == 32
+    assert SDEDPMSolver().calls == 24
 
 
 def test_schedule_is_equation_5() -> None:

@@ -118,7 +118,7 @@ class SDEDPMSolver(Solver):
     """
 
     def __init__(
-        self, steps: int = 32, *, sigma_min: float = 0.01, sigma_max: float = 10.0, rho: float = 7.0, eta: float = 2.0
+        self, steps: int = 24, *, sigma_min: float = 0.01, sigma_max: float = 10.0, rho: float = 7.0, eta: float = 2.0
     ):
         super().__init__(steps, sigma_min=sigma_min, sigma_max=sigma_max, rho=rho)
         self.eta = eta
