@@ -114,7 +114,7 @@ class _Found:
         files = [data.path] if data.path.is_file() else [path for path in data.path.rglob("*") if path.is_file()]
         size = sum(file.stat().st_size for file in files) / 1e6
         rate = f", {data.fps:g} frames/s" if is_pixels(data.observations) else ""
-        lines = [f"{name:<18}{array.dtype!s:<9}{array.shape}" for name, array in arrays.items() if array is not None]
+        lines = [f"{name:<22}{array.dtype!s:<9}{array.shape}" for name, array in arrays.items() if array is not None]
         return [f"{len(data):,} rows, {size:,.1f} MB{rate}", *lines]
 
     def _episodes(self) -> Iterator[str]:

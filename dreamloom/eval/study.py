@@ -121,14 +121,14 @@ def eval_study(*arguments: str) -> None:
         exit_on_error=False,
     )
     parser.add_argument("-c", "--config", action="config", help="recipe of the study")
-    parser.add_argument("--out", type=Path, required=True, help="folder for study.json, report.md and the plots")
+    parser.add_argument("--out", type=str, required=True, help="folder for study.json, report.md and the plots")
     parser.add_class_arguments(Study)
     try:
         config = parser.parse_args([_packaged(word) for word in arguments])
     except argparse.ArgumentError as error:
         raise ValueError(str(error)) from error
     built = parser.instantiate_classes(config).as_dict()
-    out = built.pop("out")
+    out = Path(built.pop("out"))
     built.pop("config", None)
     run_study(Study(**built), out)
 

@@ -82,7 +82,7 @@ def report(study: Mapping[str, Any]) -> str:
         f"{'/'.join(map(str, sorted(seeds)))} seeds, {settings['episodes']} real episodes a seed after the last update; "
         f"upsamplers of {settings['upsampler_steps']:,} steps. Scores are normalised with D4RL's constants "
         "(0 random, 100 expert). Brackets: 95% stratified bootstrap interval of the interquartile mean. "
-        f"{machine['cpu']}, {machine['threads']} threads, torch {machine['torch']}; commit {study['commit']}.",
+        f"{machine['cpu']}, threads {machine['threads']}, torch {machine['torch']}; commit {study['commit']}.",
         "",
     ]
     for learner, overall in study["overall"].items():
