@@ -23,7 +23,7 @@ def draw(shape: Sequence[int], generator: torch.Generator | Sequence[torch.Gener
         return torch.rand(*shape, generator=generator, device=source).to(device)
     if len(generator) != shape[0]:
         raise ValueError(f"need one generator, or one for each of {shape[0]} worlds, got {len(generator)}")
-    return torch.stack([torch.rand(*shape[1:], generator=g, device=g.device) for g in generator]).to(device)
+    return torch.stack([torch.rand(tuple(shape[1:]), generator=g, device=g.device) for g in generator]).to(device)
 
 
 def masked_after(step: int, steps: int, n: int) -> int:
