@@ -49,6 +49,13 @@ def test_a_loaded_world_dreams_what_the_saved_one_did(world: Genie, folder: Path
     assert "Made by a test." in (folder / "README.md").read_text()
 
 
+def test_a_file_of_version_1_is_read(world: Genie, folder: Path) -> None:
+    config = yaml.safe_load((folder / CONFIG).read_text())
+    parts = config.pop("world")["init_args"]
+    (folder / CONFIG).write_text(yaml.safe_dump({**config, "version": 1, **parts}))
+    assert load_world(folder).config == world.config
+
+
 def test_half_precision_halves_the_file(world: Genie, tmp_path: Path) -> None:
     for precision in ("float32", "float16"):
         save_bundle(world, tmp_path / precision, precision=precision)
@@ -72,8 +79,13 @@ def _edit(folder: Path, **changes: object) -> None:
     (folder / CONFIG).write_text(yaml.safe_dump(config | changes))
 
 
+def _edit_part(folder: Path, **changes: object) -> None:
+    world = yaml.safe_load((folder / CONFIG).read_text())["world"]
+    _edit(folder, world={**world, "init_args": world["init_args"] | changes})
+
+
 def _foreign_class(folder: Path) -> None:
-    _edit(folder, tokenizer={"class_path": "os.system", "init_args": {"command": "true"}})
+    _edit_part(folder, tokenizer={"class_path": "os.system", "init_args": {"command": "true"}})
 
 
 def _executable_yaml(folder: Path) -> None:
@@ -91,8 +103,12 @@ def _executable_yaml(folder: Path) -> None:
         (lambda f: (f / CONFIG).write_text("hello"), "not a dreamloom-world file"),
         (lambda f: _edit(f, version=99), "99"),
         (lambda f: _edit(f, action_names=["one"]), "need 4 action names"),
-        (lambda f: _edit(f, dynamics={"class_path": "dreamloom.worldmodels.dynamics.Dynamics", "init_args": {"x": 1}}), "x"),
-        (lambda f: _edit(f, tokenizer=None), "not a world"),
+        (
+            lambda f: _edit_part(f, dynamics={"class_path": "dreamloom.worldmodels.dynamics.Dynamics", "init_args": {"x": 1}}),
+            "x",
+        ),
+        (lambda f: _edit_part(f, tokenizer=None), "not a world"),
+        (lambda f: _edit(f, world={"class_path": VQ.__module__ + ".VQ", "init_args": {"width": 8}}), "a VQ is no world"),
         (lambda f: _edit(f, train_levels=["all"]), "not a list of ranges"),
     ],
 )
@@ -107,6 +123,15 @@ def test_a_damaged_folder_is_one_clear_error(folder: Path, damage, said: str) ->
 def test_unknown_names_are_told(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="no folder"):
         load_world(tmp_path / "nothing")
+
+
+def test_a_part_or_an_empty_folder_is_no_world(world: Genie, tmp_path: Path) -> None:
+    part = _checkpoint(tmp_path / "runs/checkpoints/last.ckpt", world.tokenizer, 0)
+    with pytest.raises(BundleError, match=r"holds a part of a world \(Tokenizer\)"):
+        load_world(part)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BundleError, match=r"has no world.yaml.*no checkpoint in"):
+        load_world(tmp_path / "empty")
 
 
 def test_only_a_bundle_is_replaced(world: Genie, folder: Path, tmp_path: Path) -> None:

@@ -6,36 +6,34 @@ Nothing in a bundle is executed: classes come from an allow-list, weights from s
 import hashlib
 import json
 import re
-from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
-import numpy as np
 import torch
 import yaml
-from jaxtyping import UInt8
 from safetensors.torch import load, save
-from torch import Tensor
 
 from dreamloom.datasets.atomic import fsync
 from dreamloom.datasets.store import open_dataset
 from dreamloom.nn.build import build
 from dreamloom.nn.layout import by_columns
+from dreamloom.nn.parts import checkpoint_at, read_checkpoint
 from dreamloom.tokenizers.st_vivit import Tokenizer
 from dreamloom.worldmodels.card import card
 from dreamloom.worldmodels.dynamics import Dynamics
-from dreamloom.worldmodels.genie import GAME_OPTIONS, Genie
+from dreamloom.worldmodels.genie import Genie
 from dreamloom.worldmodels.labels import label_actions
 from dreamloom.worldmodels.latent_actions import LatentActions
 from dreamloom.worldmodels.maskgit import Order
 from dreamloom.worldmodels.parts import ALLOWED, load_part, trained_levels
+from dreamloom.worldmodels.playable import Playable, identity_of_data
+from dreamloom.worldmodels.prompts import choose_prompts
+from dreamloom.worldmodels.world import Sampling
 
-FORMAT, VERSION = "dreamloom-world", 1
+FORMAT, VERSION = "dreamloom-world", 2
 CONFIG, WEIGHTS, METRICS, CARD = "world.yaml", "weights.safetensors", "metrics.json", "README.md"
-PARTS = ("tokenizer", "dynamics", "latent_actions")
-SETTINGS = ("name", "action_names", "game", "game_options", "fps", "order")
 
 
 class BundleError(ValueError):
@@ -43,19 +41,20 @@ class BundleError(ValueError):
 
 
 def bundle(
+    world: Path | None = None,
     *,
-    tokenizer: Path,
-    dynamics: Path,
     data: Path,
     out: Path,
+    tokenizer: Path | None = None,
+    dynamics: Path | None = None,
     latent_actions: Path | None = None,
     name: str | None = None,
     prompts: int = 8,
     prompt_frames: int = 4,
     stride: int = 1,
-    steps: int = 8,
-    temperature: float = 1.0,
-    order: Order = "random",
+    steps: int | None = None,
+    temperature: float | None = None,
+    order: Order | None = None,
     precision: Literal["float32", "float16"] = "float16",
     metrics: Path | None = None,
     notes: Path | None = None,
@@ -63,81 +62,72 @@ def bundle(
 ) -> None:
     """Puts trained parts together into a world: a folder to play, evaluate and share.
 
+    Of a Genie the parts are trained one by one, and --tokenizer and --dynamics are needed; other worlds are trained whole.
+
     Example:
         dreamloom bundle --tokenizer runs/coinrun/tokenizer --latent-actions runs/coinrun/latent_actions
             --dynamics runs/coinrun/dynamics --data data/coinrun_heldout.hdf5 --out worlds/coinrun
+        dreamloom bundle runs/coinrun/diffusion_world --data data/coinrun_heldout.hdf5 --out worlds/diffusion
 
     Args:
-        tokenizer: checkpoint of the tokenizer; or the folder of its runs, whose newest checkpoint is taken.
-        dynamics: likewise of the dynamics.
+        world: checkpoint of a world that is trained whole; or the folder of its runs, whose newest checkpoint is taken.
         data: dataset for prompt frames and for the names of the actions; held-out levels are best.
         out: folder to write; an older bundle there is replaced.
-        latent_actions: likewise of the latent action model, if the dynamics was trained on one.
+        tokenizer: likewise of a Genie's tokenizer.
+        dynamics: likewise of its dynamics.
+        latent_actions: likewise of its latent action model, if the dynamics was trained on one.
         name: short name; the folder's by default.
         prompts: number of starts to choose from.
         prompt_frames: frames of each; several show the model how things move.
         stride: rows from one frame to the next, as `data.stride` in training; the world's fps is the dataset's over it.
-        steps: default MaskGIT steps a frame.
-        temperature: default temperature.
-        order: order of unmasking.
+        steps: default steps a frame (of a Genie: MaskGIT steps, 8); the world's own where not given.
+        temperature: default temperature; the world's own where not given.
+        order: order of unmasking, of a Genie; random by default.
         precision: of the stored weights.
         metrics: a `metrics.json` of `dreamloom eval world`; kept in the bundle and shown in its card.
         notes: a text for the card: data, recipe, cost, limits.
         seed: of the choice of prompts.
     """
-    dataset = open_dataset(data)
-    world: Any = Genie(
-        load_part(tokenizer, Tokenizer),
-        load_part(dynamics, Dynamics),
-        load_part(latent_actions, LatentActions) if latent_actions else None,
-        prompts=choose_prompts(data, prompts, prompt_frames, stride, seed),
+    parts = {"tokenizer": tokenizer, "dynamics": dynamics, "latent_actions": latent_actions}
+    made = _trained(world, {**parts, "order": order}) if world else _genie(**parts, order=order or "random")
+    made.introduce(
+        **identity_of_data(data, stride),
         name=name or out.name,
-        game=dataset.attrs.get("game"),
-        game_options=_game_options(dataset.attrs),
-        fps=float(dataset.attrs.get("fps", 15.0)) / stride,
-        steps=steps,
-        temperature=temperature,
-        order=order,
+        prompts=choose_prompts(data, prompts, prompt_frames, stride, seed),
+        train_levels=made.train_levels,
     )
-    world.action_names = _names(world, data)
-    world.train_levels = sorted(set().union(*(trained_levels(part) for part in (tokenizer, dynamics, latent_actions) if part)))
-    save_bundle(world, out, precision=precision, metrics=metrics, notes=notes.read_text() if notes else "")
+    made.action_names = _names(made, data)
+    made.sampling = Sampling(*made.asked(Sampling(steps, temperature)))
+    save_bundle(made, out, precision=precision, metrics=metrics, notes=notes.read_text() if notes else "")
     size = sum(f.stat().st_size for f in out.iterdir()) / 1e6
-    print(f"saved {out} ({size:.1f} MB): {', '.join(world.action_names)}\nplay it: dreamloom play {out}")
+    print(f"saved {out} ({size:.1f} MB): {', '.join(made.action_names)}\nplay it: dreamloom play {out}")
 
 
-def _game_options(attrs: Mapping[str, Any]) -> dict[str, str | bool]:
-    """The settings that a Procgen recording was made with, of those that change its looks."""
-    source = attrs.get("source")
-    recorded = source.get("env", {}) if attrs.get("game") and isinstance(source, dict) else {}
-    return {key: recorded[key] for key in sorted(GAME_OPTIONS & set(recorded))}
+def _trained(world: Path, of_genies: dict[str, Any]) -> Playable:
+    if given := [f"--{key.replace('_', '-')}" for key, value in of_genies.items() if value is not None]:
+        raise ValueError(f"{world} is a whole world, which has its parts in it: leave out {', '.join(given)}")
+    return _of_checkpoint(checkpoint_at(world))
 
 
-def _names(world: Genie, data: Path) -> list[str]:
+def _genie(*, tokenizer: Path | None, dynamics: Path | None, latent_actions: Path | None, order: Order) -> Playable:
+    if tokenizer is None or dynamics is None:
+        raise ValueError("need the checkpoint of a whole world, or --tokenizer and --dynamics of a Genie")
+    actions = load_part(latent_actions, LatentActions) if latent_actions else None
+    world = Genie(load_part(tokenizer, Tokenizer), load_part(dynamics, Dynamics), actions, order=order)
+    levels = (trained_levels(part) for part in (tokenizer, dynamics, latent_actions) if part)
+    world.train_levels = sorted(set().union(*levels))
+    return world
+
+
+def _names(world: Any, data: Path) -> list[str]:
     """Learned names of latent actions; the dataset's own names of true ones, where it has them."""
     if world.latent_actions is not None:
         return [label.name for label in label_actions(world, data)]
     return open_dataset(data).action_names or world.action_names
 
 
-def choose_prompts(data: Path, count: int, length: int, stride: int, seed: int) -> UInt8[Tensor, "p t c h w"]:
-    """Windows of frames from different episodes, each from the episode's first half."""
-    dataset = open_dataset(data)
-    starts, ends = dataset.episodes
-    rows = length * stride
-    long = np.flatnonzero(ends - starts >= 2 * rows)
-    if len(long) < count:
-        raise ValueError(f"{data} has {len(long)} episodes of at least {2 * rows} frames; {count} prompts need as many")
-    random = np.random.default_rng(seed)
-    clips = []
-    for episode in random.choice(long, count, replace=False):
-        first = int(random.integers(starts[episode], (starts[episode] + ends[episode]) // 2 - rows + 1))
-        clips.append(dataset.frames[first : first + rows : stride])
-    return torch.from_numpy(np.stack(clips)).permute(0, 1, 4, 2, 3).contiguous()
-
-
 def save_bundle(
-    world: Genie,
+    world: Playable,
     folder: str | Path,
     *,
     precision: Literal["float32", "float16"] = "float32",
@@ -152,13 +142,9 @@ def save_bundle(
     config = {
         "format": FORMAT,
         "version": VERSION,
-        **{key: getattr(world, key) for key in SETTINGS},
-        "steps": world.sampling.steps,
-        "temperature": world.sampling.temperature,
+        **world.identity,
         "sha256": hashlib.sha256(payload).hexdigest(),
-        "prompts": list(world.prompts.shape),
-        "train_levels": list(getattr(world, "train_levels", [])),
-        **{part: None if getattr(world, part) is None else getattr(world, part).config for part in PARTS},
+        "world": world.config,
     }
     contents = {WEIGHTS: payload, CONFIG: yaml.safe_dump(config, sort_keys=False).encode()}
     if metrics:
@@ -183,26 +169,27 @@ def _replace_folder(folder: Path, contents: dict[str, bytes]) -> None:
         new.rename(folder)
 
 
-def load_world(path: str | Path, *, device: torch.device | str = "cpu") -> Genie:
+def load_world(path: str | Path, *, device: torch.device | str = "cpu") -> Any:
     """Loads a world.
 
     Args:
-        path: a folder, the name of a world that comes with dreamloom ("coinrun"), or "hf://org/name".
+        path: a folder made by `bundle`, the name of a world that comes with dreamloom ("coinrun"), "hf://org/name"; or, of a
+            world that is trained whole, a checkpoint or the folder of its runs, whose newest checkpoint is taken.
         device: where it shall compute.
 
+    Returns:
+        A `World`, which is a module in eval mode.
+
     Raises:
-        BundleError: if the folder is missing, foreign, truncated or changed.
+        BundleError: if the files are missing, foreign, truncated or changed.
     """
-    folder = _located(str(path))
+    located = _located(str(path))
     try:
-        payload = (folder / WEIGHTS).read_bytes()
-        config = yaml.safe_load((folder / CONFIG).read_text())
-        return _assembled(config, payload).to(device).eval().requires_grad_(False)
-    except BundleError as error:
-        raise BundleError(f"{folder} is not a world that can be loaded: {error}") from error
+        world = _of_checkpoint(located) if located.is_file() else _of_folder(located)
+        return by_columns(world).to(device).eval().requires_grad_(False)
     except Exception as error:  # a stranger's file can break in any way; the user needs one sentence
         reason = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
-        raise BundleError(f"{folder} is not a world that can be loaded: {reason}") from error
+        raise BundleError(f"{located} is not a world that can be loaded: {reason}") from error
 
 
 def _located(path: str) -> Path:
@@ -210,8 +197,10 @@ def _located(path: str) -> Path:
         from huggingface_hub import snapshot_download
 
         return Path(snapshot_download(path.removeprefix("hf://"), allow_patterns=[CONFIG, WEIGHTS, METRICS, CARD]))
-    if Path(path).is_dir():
+    if (Path(path) / CONFIG).is_file() or any(Path(path).glob("*.safetensors")):
         return Path(path)
+    if Path(path).exists():
+        return _checkpoint_at(path)
     shipped = Path(str(files("dreamloom") / "worlds"))
     names = sorted(p.name for p in shipped.iterdir() if (p / CONFIG).is_file()) if shipped.is_dir() else []
     if path in names:
@@ -219,28 +208,55 @@ def _located(path: str) -> Path:
     raise BundleError(f"no folder {path!r}, and no world of that name comes with dreamloom ({', '.join(names) or 'none do'})")
 
 
-def _assembled(config: Any, payload: bytes) -> Genie:
+def _checkpoint_at(path: str) -> Path:
+    try:
+        return checkpoint_at(path)
+    except ValueError as error:
+        raise BundleError(f"{path} has no {CONFIG}, so it is no bundle; and {error}") from error
+
+
+def _of_folder(folder: Path) -> Playable:
+    payload = (folder / WEIGHTS).read_bytes()
+    config = yaml.safe_load((folder / CONFIG).read_text())
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise BundleError(f"{CONFIG} is not a {FORMAT} file")
+    config = _of_version_1(config) if config.get("version") == 1 else config
     if config.get("version") != VERSION:
-        raise BundleError(f"version {config.get('version')!r} is not supported; this dreamloom reads {VERSION}")
+        raise BundleError(f"version {config.get('version')!r} is not supported; this dreamloom reads 1 and {VERSION}")
     if hashlib.sha256(payload).hexdigest() != config["sha256"]:
         raise BundleError(f"{WEIGHTS} is not the file that {CONFIG} was written with (truncated or changed)")
-    parts = [None if config[part] is None else build(config[part], ALLOWED) for part in PARTS]
-    world: Any = Genie(
-        *parts,  # type: ignore[arg-type]
-        prompts=torch.zeros(config["prompts"], dtype=torch.uint8),
-        steps=config["steps"],
-        temperature=config["temperature"],
-        **{key: config[key] for key in SETTINGS},
-    )
-    world.train_levels = _level_ranges(config.get("train_levels", []))
     weights = {k: v.float() if v.dtype == torch.float16 else v for k, v in load(payload).items()}
+    about = {key: value for key, value in config.items() if key not in ("format", "version", "sha256", "world")}
+    return _assembled(config["world"], about, weights)
+
+
+def _of_version_1(config: dict[str, Any]) -> dict[str, Any]:
+    """A file of the time when every world was a Genie, as one of today."""
+    genie = {key: config.pop(key) for key in ("tokenizer", "dynamics", "latent_actions", "order")}
+    path = f"{Genie.__module__}.{Genie.__qualname__}"
+    return {"train_levels": [], **config, "version": 2, "world": {"class_path": path, "init_args": genie}}
+
+
+def _of_checkpoint(path: Path) -> Playable:
+    """The world that a training task keeps in its checkpoints, see `dreamloom.train.worlds.WorldTask`."""
+    checkpoint = read_checkpoint(path)
+    if "world" not in checkpoint:
+        kind = str(checkpoint["model_config"].get("class_path")).rpartition(".")[2]
+        raise BundleError(f"it holds a part of a world ({kind}); `dreamloom bundle` makes a world of the parts")
+    weights = {k.removeprefix("world."): v for k, v in checkpoint["state_dict"].items() if k.startswith("world.")}
+    return _assembled(checkpoint["world"]["config"], checkpoint["world"]["identity"], weights)
+
+
+def _assembled(config: Any, identity: dict[str, Any], weights: dict[str, torch.Tensor]) -> Playable:
+    world = build(config, ALLOWED)
+    if not isinstance(world, Playable):
+        raise BundleError(f"a {type(world).__name__} is no world")
+    _check_levels(identity["train_levels"])
+    world.identify(identity)
     world.load_state_dict(weights)
-    return by_columns(world)
+    return world
 
 
-def _level_ranges(levels: Any) -> list[str]:
+def _check_levels(levels: Any) -> None:
     if not isinstance(levels, list) or not all(re.fullmatch(r"\d+:\d+", str(one)) for one in levels):
         raise BundleError(f"train_levels {str(levels)[:80]!r} is not a list of ranges LO:HI")
-    return levels

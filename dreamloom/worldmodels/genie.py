@@ -8,21 +8,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import gymnasium
 import torch
 from jaxtyping import Float, Int, UInt8
-from torch import Tensor, nn
+from torch import Tensor
 
 from dreamloom.nn.transformer import FrameCache
 from dreamloom.tokenizers.st_vivit import Tokenizer
 from dreamloom.worldmodels.dynamics import Dynamics
 from dreamloom.worldmodels.latent_actions import LatentActions
 from dreamloom.worldmodels.maskgit import Order
+from dreamloom.worldmodels.playable import Playable, to_bytes
 from dreamloom.worldmodels.prompts import to_prompt
 from dreamloom.worldmodels.world import Generators, Outcome, Sampling
-
-# What of Procgen's settings changes its looks; a world keeps them, so that the real game beside it looks alike.
-GAME_OPTIONS = frozenset({"distribution_mode", "use_backgrounds", "restrict_themes", "use_monochrome_assets", "center_agent"})
 
 
 @dataclass(frozen=True)
@@ -40,7 +37,7 @@ class GenieState:
     decoder: FrameCache
 
 
-class Genie(nn.Module):
+class Genie(Playable):
     """A playable world; see the World protocol for `reset` and `step`.
 
     Args:
@@ -51,14 +48,12 @@ class Genie(nn.Module):
         name: short name.
         action_names: one label an action; "action i" where None.
         game: Procgen game that this imitates, or None.
-        game_options: how the game looked in the data; see `GAME_OPTIONS`.
+        game_options: how the game looked in the data; see `dreamloom.worldmodels.playable.GAME_OPTIONS`.
         fps: frames a second of the training data.
         steps: default MaskGIT steps.
         temperature: default temperature.
         order: order of unmasking.
     """
-
-    prompts: Tensor
 
     def __init__(
         self,
@@ -76,7 +71,6 @@ class Genie(nn.Module):
         temperature: float = 1.0,
         order: Order = "random",
     ):
-        super().__init__()
         if (dynamics.codes, dynamics.tokens) != (tokenizer.codes, tokenizer.tokens):
             raise ValueError(
                 f"dynamics (codes {dynamics.codes}, tokens {dynamics.tokens}) does not fit "
@@ -84,23 +78,13 @@ class Genie(nn.Module):
             )
         if latent_actions is not None and latent_actions.actions != dynamics.actions:
             raise ValueError(f"{latent_actions.actions} latent actions do not fit dynamics with {dynamics.actions}")
-        names = list(action_names or [f"action {i}" for i in range(dynamics.actions)])
-        if len(names) != dynamics.actions:
-            raise ValueError(f"need {dynamics.actions} action names, got {len(names)}: {names}")
-        if unknown := set(game_options or {}) - GAME_OPTIONS:
-            raise ValueError(f"game options are {sorted(GAME_OPTIONS)}, got {sorted(unknown)}")
-        self.game_options = dict(game_options or {})
-        self.tokenizer, self.dynamics, self.latent_actions = tokenizer, dynamics, latent_actions
-        self.name, self.action_names, self.game, self.fps = name, names, game, fps
-        self.sampling, self.order = Sampling(steps, temperature), order
-        self.frame_shape = (tokenizer.channels, tokenizer.size, tokenizer.size)
-        self.action_space = gymnasium.spaces.Discrete(dynamics.actions)
-        self.register_buffer("prompts", torch.zeros(0, 1, *self.frame_shape, dtype=torch.uint8) if prompts is None else prompts)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the world computes."""
-        return self.dynamics.place.device
+        shape = (tokenizer.channels, tokenizer.size, tokenizer.size)
+        super().__init__(shape, dynamics.actions, Sampling(steps, temperature))
+        self.tokenizer, self.dynamics, self.latent_actions, self.order = tokenizer, dynamics, latent_actions, order
+        parts = {"tokenizer": tokenizer, "dynamics": dynamics, "latent_actions": latent_actions}
+        configs = {key: None if part is None else part.config for key, part in parts.items()}
+        self.config = {"class_path": f"{__name__}.Genie", "init_args": {**configs, "order": order}}
+        self.introduce(name=name, action_names=action_names, game=game, game_options=game_options, fps=fps, prompts=prompts)
 
     @torch.inference_mode()
     def reset(self, prompt: Any) -> GenieState:
@@ -117,7 +101,7 @@ class Genie(nn.Module):
         for t in range(frames.shape[1]):
             past = self.dynamics.observe(tokens[:, t], led[:, t], past)
             shown, drawn = self.tokenizer.decode_frame(tokens[:, t : t + 1], drawn)
-        return GenieState(_to_bytes(shown[:, 0]), past, drawn)
+        return GenieState(to_bytes(shown[:, 0]), past, drawn)
 
     def _led(self, frames: Float[Tensor, "b t c h w"]) -> Int[Tensor, "b t"]:
         """The action that led to each frame of a prompt: inferred where that is possible, else "no action"."""
@@ -139,25 +123,11 @@ class Genie(nn.Module):
         Raises:
             ValueError: if an action, the number of steps or the temperature is out of range.
         """
-        led = self._checked(action, len(state.frame))
+        led = self.checked(action, len(state.frame))
+        steps, temperature = self.asked(sampling)
         tokens, past = self.dynamics.imagine(
-            led,
-            state.dynamics,
-            steps=self.sampling.steps if sampling.steps is None else sampling.steps,  # type: ignore[arg-type]
-            temperature=self.sampling.temperature if sampling.temperature is None else sampling.temperature,  # type: ignore[arg-type]
-            order=self.order,
-            generator=generator,
+            led, state.dynamics, steps=steps, temperature=temperature, order=self.order, generator=generator
         )
         shown, drawn = self.tokenizer.decode_frame(tokens[:, None], state.decoder)
-        frame = _to_bytes(shown[:, 0])
+        frame = to_bytes(shown[:, 0])
         return GenieState(frame, past, drawn), Outcome(frame)
-
-    def _checked(self, action: int | Tensor, b: int) -> Int[Tensor, "b"]:
-        actions = torch.as_tensor(action, device=self.device).long().expand(b)
-        if not bool(((actions >= 0) & (actions < self.dynamics.actions)).all()):
-            raise ValueError(f"actions must be 0 to {self.dynamics.actions - 1}, got {actions.tolist()[:8]}")
-        return actions
-
-
-def _to_bytes(frames: Float[Tensor, "b c h w"]) -> UInt8[Tensor, "b c h w"]:
-    return (frames * 255).round().to(torch.uint8)

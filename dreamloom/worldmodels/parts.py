@@ -1,4 +1,4 @@
-"""The parts of a world as they lie in files: which classes may be built, and how a checkpoint's model is read."""
+"""Worlds and their parts as they lie in files: which classes may be built, and how a checkpoint's model is read."""
 
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ ALLOWED = frozenset(
         "dreamloom.tokenizers.st_vivit.Tokenizer",
         "dreamloom.worldmodels.latent_actions.LatentActions",
         "dreamloom.worldmodels.dynamics.Dynamics",
+        "dreamloom.worldmodels.genie.Genie",
     }
 )
 

@@ -1,5 +1,6 @@
-"""Any image or frames a person has, as a prompt of a world."""
+"""Prompts of a world: any image or frames a person has, and windows of a dataset."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import UInt8
 from torch import Tensor
+
+from dreamloom.datasets.store import open_dataset
 
 
 def to_prompt(prompt: Any, frame_shape: tuple[int, int, int]) -> UInt8[Tensor, "b t c h w"]:
@@ -41,3 +44,33 @@ def _resized(frames: UInt8[Tensor, "b t c h w"], size: tuple[int, int]) -> UInt8
     shrinks = flat.shape[-2] > size[0] or flat.shape[-1] > size[1]
     mode = "area" if shrinks else "nearest"  # averages photographs down, keeps pixel art sharp on the way up
     return F.interpolate(flat, size, mode=mode).round().to(torch.uint8).unflatten(0, frames.shape[:2])
+
+
+def choose_prompts(
+    data: Path, count: int, length: int, stride: int, seed: int, *, fewer: bool = False
+) -> UInt8[Tensor, "p t c h w"]:
+    """Windows of frames from different episodes, each from the episode's first half.
+
+    Args:
+        data: the dataset.
+        count: windows.
+        length: frames of each.
+        stride: rows from one frame to the next.
+        seed: of the choice.
+        fewer: take as many as there are where there are fewer.
+
+    Raises:
+        ValueError: too few episodes are as long as two windows.
+    """
+    with open_dataset(data) as dataset:
+        starts, ends = dataset.episodes
+        rows = length * stride
+        long = np.flatnonzero(ends - starts >= 2 * rows)
+        if len(long) < count and not (fewer and len(long)):
+            raise ValueError(f"{data} has {len(long)} episodes of at least {2 * rows} frames; {count} prompts need as many")
+        random = np.random.default_rng(seed)
+        clips = []
+        for episode in random.choice(long, min(count, len(long)), replace=False):
+            first = int(random.integers(starts[episode], (starts[episode] + ends[episode]) // 2 - rows + 1))
+            clips.append(dataset.frames[first : first + rows : stride])
+    return torch.from_numpy(np.stack(clips)).permute(0, 1, 4, 2, 3).contiguous()
