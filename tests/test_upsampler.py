@@ -71,6 +71,16 @@ def test_rows_come_back_as_they_were(n: int, action: int, unknown: bool, change:
     same(data, rows.decode(*rows.encode(data)), 1e-5)
 
 
+def test_actions_stay_in_the_range_of_the_data() -> None:
+    data = rows_of(200)
+    rows = Rows.of(data)
+    values, labels = rows.encode(data)
+    made = rows.decode(5 * values, labels)
+    for bound in ("min", "max"):
+        np.testing.assert_array_equal(getattr(made.actions, bound)(0), getattr(data.actions, bound)(0))
+    assert np.abs(made.observations).max() > np.abs(data.observations).max(), "observations have no such bounds"
+
+
 def test_rows_have_unit_variance_and_constants_are_exact() -> None:
     data = rows_of(500)
     data = Transitions(**(vars(data) | {"actions": np.full((500, 2), 0.1, np.float32)}))

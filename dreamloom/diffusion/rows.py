@@ -6,6 +6,9 @@ all of these from their empirical joint distribution; the continuous columns are
 of terminals matches that of the data by construction, and a flag is never 0.97. `terminals="diffused"` is SynthER's way: the
 terminal is one more column, not normalised, thresholded at 0.5.
 
+Actions come back inside the data's own range. A policy that saturates puts much of its mass at the bounds, and diffused rows
+scatter around them; actions beyond, which no environment takes, are what TD3+BC loses most by.
+
 A row whose next observation is unknown teaches none: its next columns are set to 0 (the mean) under the condition that it is
 unknown, and samples drawn under that condition repeat their observation with `next_known` False, like the data.
 """
@@ -49,6 +52,7 @@ class Rows(nn.Module, Buildable):
 
     mean: Tensor
     scale: Tensor
+    bounds: Tensor
     values: Tensor
     codes: Tensor
     counts: Tensor
@@ -69,6 +73,7 @@ class Rows(nn.Module, Buildable):
         self.continuous = sorted(set(range(self.width)) - set(discrete))
         self.register_buffer("mean", torch.zeros(len(self.continuous)))
         self.register_buffer("scale", torch.ones(len(self.continuous)))
+        self.register_buffer("bounds", torch.zeros(2, action))  # least and greatest action of the data
         self.register_buffer("values", torch.zeros(combinations, len(discrete), dtype=torch.float64))
         self.register_buffer("codes", torch.zeros(combinations, features))
         self.register_buffer("counts", torch.zeros(combinations, dtype=torch.int64))
@@ -115,6 +120,8 @@ class Rows(nn.Module, Buildable):
         rows.counts.copy_(torch.from_numpy(counts))
         rows.codes.copy_(torch.from_numpy(codes))
         rows._measure(flat)
+        if action:
+            rows.bounds.copy_(torch.from_numpy(np.stack([data.actions.min(0), data.actions.max(0)])))
         return rows
 
     @property
@@ -164,7 +171,9 @@ class Rows(nn.Module, Buildable):
         known = last[:, 0] > 0.5
         return Transitions(
             observations=np.ascontiguousarray(observations),
-            actions=np.ascontiguousarray(actions) if self.action else drawn[:, self.discrete.index(o)].astype(np.int64),
+            actions=actions.clip(*self.bounds.cpu().numpy())
+            if self.action
+            else drawn[:, self.discrete.index(o)].astype(np.int64),
             rewards=rewards[:, 0].copy(),
             next_observations=np.where(known[:, None], following, observations),
             terminals=terminals[:, 0] > 0.5,
