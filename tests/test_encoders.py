@@ -4,11 +4,12 @@ import pytest
 import torch
 
 from dreamloom.nn.build import build
-from dreamloom.nn.encoders import ENCODERS, DrQ, Encoder, Impala, Timm
+from dreamloom.nn.encoders import ENCODERS, DrQ, Encoder, Impala, Nature, Timm
 
 SMALL = [
     Impala((3, 19, 16), latent_size=5, channels=(2, 3, 4)),
     DrQ((6, 20, 17), latent_size=5, channels=3),
+    Nature((6, 37, 41), latent_size=5, channels=(3, 4, 5)),
     Timm((6, 32, 32), backbone="resnet10t", latent_size=5),
 ]
 
@@ -58,5 +59,7 @@ def test_errors_say_what_is_wrong():
         Impala((3, 64))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="at least 9"):
         DrQ((3, 8, 8))
+    with pytest.raises(ValueError, match="at least 36 pixels"):
+        Nature((3, 32, 64))
     with pytest.raises(ValueError, match="no_such"):
         Timm(backbone="no_such")

@@ -50,7 +50,7 @@ def test_a_training_leaves_a_recording_and_its_agents(trained):
     files = sorted((trained.parent / "whole.agents").iterdir())
     assert [file.stem for file in files] == ["000000040", "000000080", "000000120"]
     told = ppo_agents.notes(files[-1])
-    assert {"algorithm", "mean_return", "steps", "game", "levels", "mode", "seed"} == set(told)
+    assert {"algorithm", "network", "mean_return", "steps", "game", "levels", "mode", "seed"} == set(told)
     assert (told["steps"], told["levels"]) == (120, "0:20")
 
 
@@ -98,6 +98,15 @@ def test_an_agent_records_as_it_is(tmp_path, trained):
     mixed = record(tmp_path / "c.hdf5", policy="ppo:1,random:1", **options)
     assert mixed.attrs["policy_names"] == ["ppo", "random"]
     assert set(np.unique(mixed.infos["policy"][:])) == {0, 1}
+
+
+def test_a_small_network_learns_and_records_too(tmp_path):
+    record(tmp_path / "a.hdf5", network="nature")
+    agents = tmp_path / "a.agents"
+    assert ppo_agents.notes(agents / "000000120.safetensors")["network"] == "nature"
+    assert len(record(tmp_path / "b.hdf5", agent=agents, steps=40)) == 40
+    with pytest.raises(ValueError, match="--network nature: goes with --policy ppo"):
+        record(tmp_path / "c.hdf5", agent=agents, network="nature")
 
 
 def test_which_agent_of_a_folder(tmp_path):

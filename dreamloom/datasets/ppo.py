@@ -1,4 +1,4 @@
-"""PPO on Procgen (Cobbe et al. 2020): Stable-Baselines3's, with the published settings and the IMPALA network.
+"""PPO on Procgen (Cobbe et al. 2020): Stable-Baselines3's, with the published settings and the IMPALA network or a small one.
 
 As in datasets/mujoco.py its loop is ours: it is asked for actions and for updates, its randomness is drawn anew in each
 segment, and its weights, optimiser and reward scale are saved between segments, without pickle.
@@ -7,7 +7,7 @@ segment, and its weights, optimiser and reward scale are saved between segments,
 import json
 from collections import deque
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium
 import numpy as np
@@ -24,13 +24,14 @@ from torch import Tensor
 
 from dreamloom.datasets.atomic import atomic_path
 from dreamloom.datasets.policies import Act
-from dreamloom.nn.encoders import Impala
+from dreamloom.nn.encoders import Impala, Nature
 
 # Cobbe et al. 2020, appendix D.
 _SETTINGS: dict[str, Any] = {
     "learning_rate": 5e-4, "n_epochs": 3, "gamma": 0.999, "gae_lambda": 0.95, "clip_range": 0.2,
     "ent_coef": 0.01, "vf_coef": 0.5, "max_grad_norm": 0.5,
 }  # fmt: skip
+Network = Literal["impala", "nature"]
 _ROLLOUT = 256  # steps of each environment between updates
 _MINIBATCHES = 8
 _REWARD_CLIP = 10.0
@@ -38,11 +39,11 @@ _RECENT = 100  # episodes whose mean return tells how good an agent is
 
 
 class Extractor(BaseFeaturesExtractor):
-    """The IMPALA network and its hidden layer of 256."""
+    """A network and its hidden layer of 256."""
 
-    def __init__(self, observation_space: gymnasium.Space):
+    def __init__(self, observation_space: gymnasium.Space, network: Network):
         assert observation_space.shape is not None
-        encoder = Impala(observation_space.shape)
+        encoder = {"impala": Impala, "nature": Nature}[network](observation_space.shape)
         super().__init__(observation_space, encoder.latent_size)
         self.encoder, self.trunk = encoder, encoder.trunk()
 
@@ -64,16 +65,22 @@ class Learner:
         lanes: environments that are stepped together.
         device: where it computes.
         seed: of its weights.
+        network: that looks at frames.
     """
 
-    def __init__(self, lanes: int, *, device: str, seed: int) -> None:
-        networks = {"features_extractor_class": Extractor, "net_arch": [], "optimizer_kwargs": {"eps": 1e-5}}
+    def __init__(self, lanes: int, *, device: str, seed: int, network: Network = "impala") -> None:
+        networks = {
+            "features_extractor_class": Extractor,
+            "features_extractor_kwargs": {"network": network},
+            "net_arch": [],
+            "optimizer_kwargs": {"eps": 1e-5},
+        }
         env = DummyVecEnv([_Spaces] * lanes)
         self.model = PPO("CnnPolicy", env, n_steps=2, policy_kwargs=networks, device=device, seed=seed, **_SETTINGS)
         self.model.set_logger(Logger(None, []))
         self.scale = RunningMeanStd()
         self.recent: deque[float] = deque(maxlen=_RECENT)
-        self.lanes = lanes
+        self.lanes, self.network = lanes, network
 
     def start(self, seed: np.random.SeedSequence, length: int) -> Act:
         """Begins a segment of so many steps, with randomness of its own; returns what acts in it."""
@@ -155,7 +162,7 @@ class Learner:
         """Writes the agent as it is now, with what is known of it, for recordings of its own."""
         weights = {name: value.cpu().contiguous() for name, value in weights_of(self.model.policy).items()}
         mean_return = self.mean_return if self.recent else None  # JSON has no NaN
-        told = {"algorithm": "ppo", "mean_return": mean_return, **notes}
+        told = {"algorithm": "ppo", "network": self.network, "mean_return": mean_return, **notes}
         with atomic_path(path) as temporary:
             save_file(weights, temporary, {"dreamloom": json.dumps(told)})
 

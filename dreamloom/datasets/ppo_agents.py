@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import gymnasium
 import numpy as np
@@ -31,15 +31,16 @@ class Training(Players):
         plan: steps, num_envs and seed of the recording.
         train_steps: to learn from, at least as many as are recorded; rounded to a multiple of them.
         device: where it computes.
+        network: that looks at frames.
     """
 
-    def __init__(self, plan: dict[str, int], *, train_steps: int, device: str) -> None:
+    def __init__(self, plan: dict[str, int], *, train_steps: int, device: str, network: Literal["impala", "nature"]) -> None:
         from dreamloom.datasets.ppo import Learner
 
         super().__init__(parse_mixture("ppo", {"ppo": random}), plan["seed"], 15)
         self.times = max(1, round(train_steps / plan["steps"]))
-        self.learner = Learner(plan["num_envs"], device=device, seed=plan["seed"])
-        self.settings = {"train_steps": self.times * plan["steps"], "device": device}
+        self.learner = Learner(plan["num_envs"], device=device, seed=plan["seed"], network=network)
+        self.settings = {"train_steps": self.times * plan["steps"], "device": device, "network": network}
 
     def begin(self, recorder: Recorder, notes: dict[str, Any]) -> None:
         self._recorder, self._notes = recorder, notes
@@ -135,13 +136,15 @@ def frozen(file: Path, *, device: str) -> Policy:
     Raises:
         ValueError: no file of an agent.
     """
-    from dreamloom.datasets.ppo import Learner, weights_of
+    from dreamloom.datasets.ppo import Learner, Network, weights_of
 
-    notes(file)
-    policy, weights = Learner(1, device=device, seed=0).model.policy, load_file(file)
+    network = notes(file).get("network", "impala")
+    if network not in get_args(Network):
+        raise ValueError(f"--agent {file}: its network {network!r} is not known")
+    policy, weights = Learner(1, device=device, seed=0, network=network).model.policy, load_file(file)
     shapes = {name: value.shape for name, value in weights_of(policy).items()}
     if shapes != {name: value.shape for name, value in weights.items()}:
-        raise ValueError(f"--agent {file}: its weights are not those of the IMPALA network")
+        raise ValueError(f"--agent {file}: its weights are not those of the {network} network")
     policy.load_state_dict(weights, strict=False)  # the same tensors under other names are left out
     policy.set_training_mode(False)
 

