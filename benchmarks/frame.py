@@ -43,7 +43,7 @@ def arms() -> dict[str, Frame]:
         _, drawn = tokenizer.decode_frame(past[:, t : t + 1], drawn)
 
     def cached(steps: int) -> tuple[Tensor, Tensor]:
-        tokens, _ = dynamics.imagine(led[:, -1], seen, steps=steps, generator=torch.Generator().manual_seed(0))
+        tokens, *_ = dynamics.imagine(led[:, -1], seen, steps=steps, generator=torch.Generator().manual_seed(0))
         return tokens, tokenizer.decode_frame(tokens[:, None], drawn)[0][:, 0]
 
     def uncached(steps: int) -> tuple[Tensor, Tensor]:

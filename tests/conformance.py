@@ -137,7 +137,7 @@ def check_shapes_and_dtypes(case: Case) -> None:
 def require_outcome(outcome: Outcome, shape: tuple[int, ...]) -> None:
     """Types of all that a step shows."""
     assert (outcome.frame.dtype, outcome.frame.shape) == (torch.uint8, shape)
-    kinds = {"reward": torch.float32, "terminal": torch.bool}
+    kinds = {"reward": torch.float32, "terminal": torch.bool, "uncertainty": torch.float32}
     for name, kind in kinds.items():
         value = getattr(outcome, name)
         assert value is None or (value.dtype, value.shape) == (kind, shape[:1]), name

@@ -77,7 +77,7 @@ def test_a_world_that_actions_decide_is_learned_and_rolls_out_right(past: str, i
     right = []
     with torch.no_grad():
         for t in range(11):
-            drawn, cache = model.imagine(actions[:, t], cache, steps=2, temperature=0.0)
+            drawn, cache, _ = model.imagine(actions[:, t], cache, steps=2, temperature=0.0)
             right.append((drawn == tokens[:, t + 1]).all(-1).float().mean())
     # Trained on masked pasts, it has never seen a wholly clean one of more frames than the clip.
     assert min(right if past == "clean" else right[:3]) > 0.95, right
@@ -165,7 +165,7 @@ def test_cached_sampling_equals_uncached(injection: str, order: str, steps: int,
     with torch.no_grad():
         for i in range(t):
             cache = model.observe(tokens[:, i], led[:, i], cache)
-        drawn, grown = model.imagine(led[:, -1], cache, generator=torch.Generator().manual_seed(7), **sampling)
+        drawn, grown, _ = model.imagine(led[:, -1], cache, generator=torch.Generator().manual_seed(7), **sampling)
         plain = model.imagine_uncached(tokens, actions, generator=torch.Generator().manual_seed(7), **sampling)
         observed = model.observe(drawn, led[:, -1], cache)
     assert torch.equal(drawn, plain)
@@ -180,10 +180,10 @@ def test_a_batch_equals_its_worlds_one_by_one() -> None:
     led, cache = torch.tensor([0, 1, 2]), model.empty_cache(3)
     with torch.no_grad():
         cache = model.observe(tokens[:, 0], led, cache)
-        together, _ = model.imagine(led, cache, generator=[torch.Generator().manual_seed(i) for i in range(3)])
+        together, *_ = model.imagine(led, cache, generator=[torch.Generator().manual_seed(i) for i in range(3)])
         for i in range(3):
             alone = model.observe(tokens[i : i + 1, 0], led[i : i + 1], model.empty_cache(1))
-            drawn, _ = model.imagine(led[i : i + 1], alone, generator=torch.Generator().manual_seed(i))
+            drawn, *_ = model.imagine(led[i : i + 1], alone, generator=torch.Generator().manual_seed(i))
             assert torch.equal(drawn[0], together[i])
 
 

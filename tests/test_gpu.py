@@ -20,7 +20,7 @@ def rollout(model: Dynamics, t: int, *, cached: bool) -> Tensor:
     for i in range(t):
         generator = torch.Generator("cuda").manual_seed(i)
         if cached:
-            new, cache = model.imagine(led[:, i + 1], cache, steps=4, generator=generator)
+            new, cache, _ = model.imagine(led[:, i + 1], cache, steps=4, generator=generator)
         else:
             new = model.imagine_uncached(tokens, actions[:, : i + 1], steps=4, generator=generator)
         tokens = torch.cat([tokens, new[:, None]], 1)

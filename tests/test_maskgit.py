@@ -27,7 +27,7 @@ def fill(logits: torch.Tensor, *, asked: list | None = None, **settings: object)
         return logits if wanted is None else logits.take_along_dim(wanted[..., None], 1)
 
     defaults = {"steps": 4, "temperature": 1.0, "order": "random", "generator": torch.Generator().manual_seed(0)}
-    return fill_frame(told, b=b, n=n, mask_code=k, device=torch.device("cpu"), **(defaults | settings))
+    return fill_frame(told, b=b, n=n, mask_code=k, device=torch.device("cpu"), **(defaults | settings))[0]
 
 
 @given(st.integers(1, 400).flatmap(lambda n: st.tuples(st.integers(1, n), st.just(n))))
@@ -152,3 +152,17 @@ def test_settings_out_of_range_are_told(steps: int, temperature: float) -> None:
 def test_too_few_generators_are_told() -> None:
     with pytest.raises(ValueError, match="each of 3 worlds, got 2"):
         draw((3, 4), generators(0, 1), torch.device("cpu"))
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_uncertainty_is_the_mean_entropy_of_what_was_drawn(order: str) -> None:
+    """Of frames that the model knows nothing of, is sure of, and knows half of."""
+    sure = torch.zeros(4, 8)
+    sure[:, 3] = 1e4
+    logits = torch.stack([torch.zeros(4, 8), sure, torch.cat([sure[:2], torch.zeros(2, 8)])])
+    settings = {"steps": 3, "temperature": 0.5, "order": order, "generator": torch.Generator().manual_seed(0)}
+    _, entropy = fill_frame(
+        lambda tokens, wanted: logits if wanted is None else logits.take_along_dim(wanted[..., None], 1),
+        **{"b": 3, "n": 4, "mask_code": 8, "device": torch.device("cpu")} | settings,
+    )
+    torch.testing.assert_close(entropy, torch.tensor([1.0, 0.0, 0.5]) * torch.tensor(8.0).log())

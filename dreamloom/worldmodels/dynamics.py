@@ -219,7 +219,7 @@ class Dynamics(nn.Module, Buildable):
         temperature: float = 1.0,
         order: Order = "random",
         generator: Generators = None,
-    ) -> tuple[Int[Tensor, "b n"], FrameCache]:
+    ) -> tuple[Int[Tensor, "b n"], FrameCache, Float[Tensor, "b"]]:
         """Draws the next frame and takes it into the cache; each refinement step computes that one frame only.
 
         Args:
@@ -229,9 +229,12 @@ class Dynamics(nn.Module, Buildable):
             temperature: of the codes; 0 is greedy.
             order: of unmasking.
             generator: randomness.
+
+        Returns:
+            The frame's tokens, the cache, and how unsure the model was, see `fill_frame`.
         """
         opened = cache.opened()
-        tokens = fill_frame(
+        tokens, entropy = fill_frame(
             lambda filled, wanted: self._logits(self._stream(filled, led, opened, wanted)),
             b=len(led),
             n=self.tokens,
@@ -242,7 +245,7 @@ class Dynamics(nn.Module, Buildable):
             generator=generator,
             device=led.device,
         )
-        return tokens, self._remember(tokens, led, opened)
+        return tokens, self._remember(tokens, led, opened), entropy
 
     def imagine_uncached(
         self,
@@ -280,7 +283,7 @@ class Dynamics(nn.Module, Buildable):
             order=order,
             generator=generator,
             device=past.device,
-        )
+        )[0]
 
 
 def _uniform(shape: Sequence[int], generator: torch.Generator | None, device: torch.device, part: Part) -> Tensor:

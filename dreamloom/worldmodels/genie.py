@@ -125,9 +125,9 @@ class Genie(Playable):
         """
         led = self.checked(action, len(state.frame))
         steps, temperature = self.asked(sampling)
-        tokens, past = self.dynamics.imagine(
+        tokens, past, entropy = self.dynamics.imagine(
             led, state.dynamics, steps=steps, temperature=temperature, order=self.order, generator=generator
         )
         shown, drawn = self.tokenizer.decode_frame(tokens[:, None], state.decoder)
         frame = to_bytes(shown[:, 0])
-        return GenieState(frame, past, drawn), Outcome(frame)
+        return GenieState(frame, past, drawn), Outcome(frame, uncertainty=entropy)

@@ -16,14 +16,26 @@ from torch import Tensor
 Order = Literal["random", "confidence", "halton"]
 
 
-def draw(shape: Sequence[int], generator: torch.Generator | Sequence[torch.Generator] | None, device: torch.device) -> Tensor:
-    """Uniform numbers in [0, 1) of a shape whose first axis is the batch; with a generator a row, rows are independent."""
+def draw(
+    shape: Sequence[int],
+    generator: torch.Generator | Sequence[torch.Generator] | None,
+    device: torch.device,
+    kind: Callable[..., Tensor] = torch.rand,
+) -> Tensor:
+    """Numbers of a shape whose first axis is the batch; with a generator a row, rows are independent.
+
+    Args:
+        shape: of the whole batch.
+        generator: one for all rows, or one for each; torch's own where None.
+        device: where the numbers are wanted.
+        kind: torch.rand, uniform in [0, 1), or torch.randn, normal.
+    """
     if generator is None or isinstance(generator, torch.Generator):
         source = generator.device if generator is not None else device
-        return torch.rand(*shape, generator=generator, device=source).to(device)
+        return kind(tuple(shape), generator=generator, device=source).to(device)
     if len(generator) != shape[0]:
         raise ValueError(f"need one generator, or one for each of {shape[0]} worlds, got {len(generator)}")
-    return torch.stack([torch.rand(tuple(shape[1:]), generator=g, device=g.device) for g in generator]).to(device)
+    return torch.stack([kind(tuple(shape[1:]), generator=g, device=g.device) for g in generator]).to(device)
 
 
 def masked_after(step: int, steps: int, n: int) -> int:
@@ -66,6 +78,12 @@ def sample_codes(logits: Float[Tensor, "b m k"], uniform: Float[Tensor, "b m"], 
     return torch.searchsorted(cumulative, threshold, right=True).squeeze(-1).clamp_max(logits.shape[-1] - 1)
 
 
+def entropies(logits: Float[Tensor, "b m k"]) -> Float[Tensor, "b m"]:
+    """Entropy (nats) of each token's distribution: 0 where the model is sure, ln(k) where it knows nothing."""
+    logits = logits.float()
+    return logits.logsumexp(-1) - (logits.softmax(-1) * logits).sum(-1)
+
+
 def fill_frame(
     logits: Callable[[Int[Tensor, "b n"], Int[Tensor, "b m"] | None], Float[Tensor, "b m k"]],
     *,
@@ -77,7 +95,7 @@ def fill_frame(
     order: Order,
     generator: torch.Generator | Sequence[torch.Generator] | None,
     device: torch.device,
-) -> Int[Tensor, "b n"]:
+) -> tuple[Int[Tensor, "b n"], Float[Tensor, "b"]]:
     """Fills b frames of n masked tokens.
 
     Args:
@@ -92,13 +110,16 @@ def fill_frame(
         generator: randomness, see `draw`.
         device: where to work.
 
+    Returns:
+        The tokens, and the mean entropy (nats) of the distributions that they were drawn from, before the temperature.
+
     Raises:
         ValueError: if steps or temperature are out of range.
     """
     if steps < 1 or not 0 <= temperature < math.inf:
         raise ValueError(f"need steps >= 1 and a finite temperature >= 0, got steps {steps} and temperature {temperature}")
     steps = min(steps, n)
-    tokens = torch.full((b, n), mask_code, device=device)
+    tokens, entropy = torch.full((b, n), mask_code, device=device), torch.zeros(b, device=device)
     if order == "confidence":
         return _by_confidence(logits, tokens, mask_code, steps, temperature, generator)
     if order == "random":
@@ -107,16 +128,17 @@ def fill_frame(
         turn = halton_order(math.isqrt(n)).argsort().to(device).expand(b, n)
     for step in range(1, steps + 1):
         chosen = turn[:, n - masked_after(step - 1, steps, n) : n - masked_after(step, steps, n)]
-        codes = sample_codes(logits(tokens, chosen), draw(chosen.shape, generator, device), temperature)
-        tokens = tokens.scatter(1, chosen, codes)
-    return tokens
+        found = logits(tokens, chosen)
+        codes = sample_codes(found, draw(chosen.shape, generator, device), temperature)
+        tokens, entropy = tokens.scatter(1, chosen, codes), entropy + entropies(found).sum(-1)
+    return tokens, entropy / n
 
 
 def _by_confidence(
     logits: Callable, tokens: Tensor, mask_code: int, steps: int, temperature: float, generator: object
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """Keeps the tokens drawn with the highest probability, blurred by Gumbel noise that fades over the steps (section 3.2)."""
-    n = tokens.shape[1]
+    n, entropy = tokens.shape[1], torch.zeros(len(tokens), device=tokens.device)
     for step in range(1, steps + 1):
         masked = tokens == mask_code
         found = logits(tokens, None)
@@ -128,4 +150,5 @@ def _by_confidence(
         count = masked_after(step - 1, steps, n) - masked_after(step, steps, n)
         chosen = surety.topk(count, dim=-1).indices
         tokens = tokens.scatter(1, chosen, codes.gather(1, chosen))
-    return tokens
+        entropy = entropy + entropies(found).gather(1, chosen).sum(-1)
+    return tokens, entropy / n

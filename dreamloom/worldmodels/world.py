@@ -19,11 +19,14 @@ class Outcome:
         frame: (b, c, h, w) uint8, the new frame.
         reward: (b,) float32, where the world predicts rewards.
         terminal: (b,) bool, where the world predicts endings.
+        uncertainty: (b,) float32, where the world tells how unsure it was of the frame, on a scale of its own: a Genie the mean
+            entropy of its tokens in nats.
     """
 
     frame: UInt8[torch.Tensor, "b c h w"]
     reward: Float[torch.Tensor, "b"] | None = None
     terminal: Bool[torch.Tensor, "b"] | None = None
+    uncertainty: Float[torch.Tensor, "b"] | None = None
 
 
 @dataclass(frozen=True)
