@@ -138,7 +138,10 @@ class FrameBuffer:
             generators: one a seed, on the buffer's device.
         """
         drawn = [torch.randint(len(self), (batch_size,), generator=g, device=self.device) for g in generators]
-        batch = self.take(self.rows[torch.stack(drawn)])
+        return self.augmented(self.take(self.rows[torch.stack(drawn)]), generators)
+
+    def augmented(self, batch: PixelBatch, generators: Sequence[torch.Generator]) -> PixelBatch:
+        """A batch with its frames changed, each seed's by its own generator; as it is where nothing augments."""
         if self.augment is None:
             return batch
         unit = [x.float() / 255 for x in (batch.observations, batch.next_observations)]

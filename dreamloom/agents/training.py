@@ -19,6 +19,7 @@ def train(
     batch_size: int = 256,
     seed: int = 0,
     progress: bool = True,
+    horizon: int | None = None,
     every: int = 0,
     callback: Callable[[Agent], object] | None = None,
 ) -> dict[str, Float[Tensor, "s"]]:
@@ -31,6 +32,7 @@ def train(
         batch_size: rows of an update, for each agent.
         seed: number of the first agent's seed: agent i has weights, batches and noise of seed `seed + i`.
         progress: whether a bar is shown.
+        horizon: updates of the whole run, for schedules, where this is a part of it.
         every: updates from one call of `callback` to the next, 0 for none.
         callback: called with the agent, e.g. to evaluate it.
 
@@ -39,7 +41,7 @@ def train(
     """
     if agent.updates == 0:
         agent.reset(seed)
-    agent.horizon = agent.updates + updates
+    agent.horizon = horizon or agent.updates + updates
     metrics: dict[str, Tensor] = {}
     for _ in trange(updates, desc=type(agent).__name__, disable=not progress):
         metrics |= agent.update(agent.draw(buffer, batch_size))

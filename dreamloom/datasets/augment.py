@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from dreamloom.datasets.augment_base import Augmentation, Drawn, Identity, Moved, Names
 from dreamloom.datasets.augment_colour import ColourJitter, Greyscale, Overlay, RandomConvolution
 from dreamloom.datasets.augment_geometry import ColourCutout, Crop, Cutout, Flip, Rotation, Shift
+from dreamloom.nn.build import Buildable
 
 __all__ = [
     "Augment",
@@ -35,7 +36,7 @@ __all__ = [
 ]
 
 
-class Augment(nn.Module):
+class Augment(nn.Module, Buildable):
     """Applies augmentations to transitions of frames.
 
     Args:

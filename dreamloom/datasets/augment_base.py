@@ -9,6 +9,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from dreamloom.nn.build import Buildable
+
 Drawn = dict[str, Tensor]  # what is random of an augmentation, one row a picture
 Names = Sequence[str] | Literal["procgen"] | None
 
@@ -16,11 +18,14 @@ _STEPS = {"left": (-1, 0), "right": (1, 0), "up": (0, 1), "down": (0, -1), "none
 _KEYS = set("DAWSQE")  # Procgen's special actions (fire, throw, ...), which have no direction on the picture
 
 
-class Augmentation(nn.Module):
+class Augmentation(nn.Module, Buildable):
     """Changes pictures at random, each in its own way, and all frames of a stack in the same way.
 
     What is random is drawn beforehand, so that s and s' can share it, and a test can fix it.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
 
     def draw(self, batch: int, generator: torch.Generator, *, device: torch.device | str, size: tuple[int, int]) -> Drawn:
         """Draws what is random, for so many pictures.

@@ -1,7 +1,8 @@
 """What a learner of a study is given: shares of real rows, noisy copies of them, rewards on one scale."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +20,10 @@ class Arm:
         synthetic: rows that are added by an upsampler which was fitted on these rows alone.
         noisy: rows that are added by copying these rows with Gaussian noise: the control for `synthetic`.
         width: of the learner's networks, where it is not the learner's own.
+        levels: frames: level seeds LO:HI that the rows are of, where they are not the study's; `real` is a share of theirs.
+        augmented: frames: changed by the study's augmentation whenever they are drawn.
+        latents: frames: at the end the encoder is frozen, and the updates that are left train heads on latents; `synthetic`
+            rows are latents, so these heads are trained in any case.
     """
 
     real: float = 1.0
@@ -26,6 +31,36 @@ class Arm:
     synthetic: int = 0
     noisy: int = 0
     width: int | None = None
+    levels: str | None = None
+    augmented: bool = False
+    latents: bool = False
+
+    @property
+    def heads(self) -> bool:
+        """Whether heads are trained on latents at the end."""
+        return self.latents or self.synthetic > 0
+
+    def require(self, name: str, *, pixels: bool) -> None:
+        """Refuses what cannot be.
+
+        Raises:
+            ValueError: no rows, or settings that are for vectors in a study of frames, or the reverse.
+        """
+        if not 0 < self.real <= 1 or not (self.keep or self.synthetic or self.noisy):
+            raise ValueError(f"arm {name}: `real` must lie in (0, 1], and something must be in the buffer; got {self}")
+        wrong = _OF_VECTORS if pixels else _OF_FRAMES
+        set_here = [key for key in wrong if getattr(self, key) != getattr(Arm, key)]
+        if set_here:
+            kind = "frames" if pixels else "vectors (it has no `pixels`)"
+            raise ValueError(f"arm {name}: {', '.join(set_here)} cannot be set in a study of {kind}")
+
+    def settings(self, *, pixels: bool) -> dict[str, Any]:
+        """All that results depend on, as JSON; those of a study of vectors do not name what is for frames."""
+        return {name: value for name, value in asdict(self).items() if name not in (_OF_VECTORS if pixels else _OF_FRAMES)}
+
+
+_OF_FRAMES = ("levels", "augmented", "latents")
+_OF_VECTORS = ("noisy", "width")
 
 
 def share_of(data: Transitions, share: float, seed: int) -> Transitions:

@@ -102,9 +102,13 @@ def trained_on(run: str) -> tuple[str | None, dict[str, Any]]:
     """
     checkpoint = read_checkpoint(checkpoint_at(run))
     data = checkpoint.get("FrameData") or checkpoint.get("AgentData") or {}
-    attrs = data.get("attrs", {})
+    levels, options = recorded_in(data.get("attrs", {}))
+    return data.get("choose", {}).get("levels") or levels, options
+
+
+def recorded_in(attrs: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
+    """Levels that a dataset was recorded on, and the settings of the environment, where its attributes say so."""
     source, latents = attrs.get("source"), attrs.get("latents", {})
     source = source if isinstance(source, dict) else {}
     options = source.get("env")
-    levels = data.get("choose", {}).get("levels") or latents.get("levels") or source.get("levels")
-    return levels, dict(options) if isinstance(options, dict) else {}
+    return latents.get("levels") or source.get("levels"), dict(options) if isinstance(options, dict) else {}

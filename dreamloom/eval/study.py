@@ -1,15 +1,15 @@
-"""`eval study`: learners trained on real, synthetic and mixed replay, acting in the real environment, over seeds."""
+"""`eval study`: learners trained on real, synthetic and mixed replay, acting in the real environment, over seeds.
+
+Cells of agents from pixels are made in eval/study_pixels.py.
+"""
 
 import argparse
 import copy
-import fcntl
 import inspect
 import json
 import sysconfig
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ import dreamloom
 from dreamloom.agents.agent import Agent
 from dreamloom.agents.buffer import Buffer
 from dreamloom.agents.training import train
-from dreamloom.datasets.atomic import atomic_path
 from dreamloom.datasets.convert import save_dataset
 from dreamloom.datasets.scores import normalized_score
 from dreamloom.datasets.transitions import load_transitions
@@ -28,6 +27,8 @@ from dreamloom.datasets.types import Transitions
 from dreamloom.diffusion.upsampler import Upsampler
 from dreamloom.eval.agent import evaluate_agent
 from dreamloom.eval.arms import Arm, noisy_copies, reward_scale, share_of
+from dreamloom.eval.study_cells import cell_path, claimed, note_settings, write_json
+from dreamloom.eval.study_pixels import Pixels, measure_pixels
 from dreamloom.eval.study_report import write_study
 
 NUMBERS = ("upsampler_steps", "upsampler_lr", "updates", "batch_size", "episodes", "noise", "seed")  # of a study's settings
@@ -47,6 +48,7 @@ class Study:
         batch_size: rows an update and seed.
         episodes: real episodes a seed after the last update.
         noise: standard deviation of the noisy copies, in standard deviations of each column.
+        pixels: where learners look at frames: what is frozen and retrained, and on which levels they are tested.
         seed: fixes the shares, the upsamplers, the learners and the test episodes.
     """
 
@@ -63,15 +65,18 @@ class Study:
         batch_size: int = 256,
         episodes: int = 10,
         noise: float = 0.05,
+        pixels: Pixels | None = None,
         seed: int = 0,
     ):
         self.environments, self.learners, self.arms, self.upsampler = environments, learners, arms, upsampler
         self.upsampler_steps, self.upsampler_lr = upsampler_steps, upsampler_lr
         self.updates, self.batch_size = updates, batch_size
         self.episodes, self.noise, self.seed = episodes, noise, seed
+        self.pixels = pixels
         for name, arm in arms.items():
-            if not 0 < arm.real <= 1 or not (arm.keep or arm.synthetic or arm.noisy):
-                raise ValueError(f"arm {name}: `real` must lie in (0, 1], and something must be in the buffer; got {arm}")
+            arm.require(name, pixels=pixels is not None)
+        if pixels is not None:
+            pixels.require(environments, learners, arms, updates)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -79,9 +84,10 @@ class Study:
         return {
             "environments": {name: str(path) for name, path in self.environments.items()},
             "learners": {name: agent.config for name, agent in self.learners.items()},
-            "arms": {name: asdict(arm) for name, arm in self.arms.items()},
+            "arms": {name: arm.settings(pixels=self.pixels is not None) for name, arm in self.arms.items()},
             "upsampler": self.upsampler.config,
             **{name: getattr(self, name) for name in NUMBERS},
+            **({} if self.pixels is None else {"pixels": self.pixels.settings}),
         }
 
     def cells(self) -> Iterator[tuple[str, str, str]]:
@@ -139,24 +145,24 @@ def run_study(study: Study, out: Path) -> None:
     Raises:
         ValueError: `out` holds another study.
     """
-    _note_settings(out / "settings.json", study.settings)
+    note_settings(out / "settings.json", study.settings)
     cells = list(study.cells())
     for number, cell in enumerate(cells):
-        path = _cell_path(out, cell)
-        with _claimed(path) as mine:
+        path = cell_path(out, cell)
+        with claimed(path) as mine:
             if mine and not path.exists():
                 print(f"[{number + 1}/{len(cells)}] {' / '.join(cell)}", flush=True)
-                _write_json(path, measure(study, out, *cell))
-    missing = [cell for cell in cells if not _cell_path(out, cell).exists()]
+                write_json(path, (measure if study.pixels is None else measure_pixels)(study, out, *cell))
+    missing = [cell for cell in cells if not cell_path(out, cell).exists()]
     if missing:
         print(f"{len(missing)} cells are being measured elsewhere; the process that ends last writes the report")
         return
-    write_study(out, study.settings, {cell: json.loads(_cell_path(out, cell).read_text()) for cell in cells})
+    write_study(out, study.settings, {cell: json.loads(cell_path(out, cell).read_text()) for cell in cells})
     print(f"report {out / 'report.md'}")
 
 
 def measure(study: Study, out: Path, environment: str, learner: str, name: str) -> dict[str, Any]:
-    """One cell: trains all seeds of a learner on an arm and lets them act."""
+    """One cell of vectors: trains all seeds of a learner on an arm and lets them act."""
     arm = study.arms[name]
     began = time.perf_counter()
     parts, cost = _parts(study, out, environment, arm)
@@ -204,7 +210,7 @@ def _upsampled(study: Study, folder: Path, real: Transitions, arm: Arm) -> tuple
     """Rows of an upsampler that saw `real` alone; made once, whichever cell comes first."""
     path = folder / f"real_{arm.real:g}_rows_{arm.synthetic}.hdf5"
     cost = path.with_suffix(".json")
-    with _claimed(path, wait=True):
+    with claimed(path, wait=True):
         if not cost.exists():
             began = time.perf_counter()
             upsampler = copy.deepcopy(study.upsampler)
@@ -213,43 +219,5 @@ def _upsampled(study: Study, folder: Path, real: Transitions, arm: Arm) -> tuple
             made = upsampler.sample(arm.synthetic, seed=study.seed)
             path.unlink(missing_ok=True)
             save_dataset(made, path)
-            _write_json(cost, {"fit": fitted - began, "sample": time.perf_counter() - fitted})
+            write_json(cost, {"fit": fitted - began, "sample": time.perf_counter() - fitted})
     return load_transitions(path), json.loads(cost.read_text())
-
-
-def _cell_path(out: Path, cell: tuple[str, str, str]) -> Path:
-    return out / "cells" / f"{'--'.join(cell)}.json"
-
-
-@contextmanager
-def _claimed(path: Path, wait: bool = False) -> Iterator[bool]:
-    """Whether this process may make `path`; another that asks meanwhile is refused, or waits. Ends with the process."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_name(f".{path.name}.lock"), "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
-        yield True
-
-
-def _note_settings(path: Path, settings: dict[str, Any]) -> None:
-    """Keeps the settings; environments, learners and arms may be added to a study, nothing else may change."""
-    settings = json.loads(json.dumps(settings))
-    before = json.loads(path.read_text()) if path.exists() else settings
-    changed = [key for key, value in settings.items() if not _extends(value, before.get(key))]
-    if changed:
-        raise ValueError(f"{path.parent}: holds a study with other {', '.join(changed)}; choose another --out, or delete it")
-    _write_json(path, settings)
-
-
-def _extends(now: Any, before: Any) -> bool:
-    if isinstance(now, dict) and isinstance(before, dict):
-        return all(_extends(now[key], before[key]) for key in now.keys() & before.keys())
-    return now == before
-
-
-def _write_json(path: Path, value: Any) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

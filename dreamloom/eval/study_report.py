@@ -13,9 +13,10 @@ from matplotlib.figure import Figure
 from dreamloom.datasets.atomic import atomic_path
 from dreamloom.eval.plots import save_plot
 from dreamloom.eval.provenance import provenance
+from dreamloom.eval.study_cells import Cell
+from dreamloom.eval.study_gap import gap_plot, gap_report, with_gaps
 
 REPETITIONS = 5_000  # of the bootstrap
-Cell = tuple[str, str, str]
 
 
 def write_study(out: Path, settings: Mapping[str, Any], cells: Mapping[Cell, Mapping[str, Any]]) -> None:
@@ -27,9 +28,15 @@ def write_study(out: Path, settings: Mapping[str, Any], cells: Mapping[Cell, Map
         cells: (environment, learner, arm) -> scores and cost, as `study.measure` gives them.
     """
     study = summary(settings, cells)
+    frames = "pixels" in settings
+    if frames:
+        study = with_gaps(study)
     for learner in study["overall"]:
-        save_plot(out / f"{learner}.png", plot(study, learner))
-    for name, text in (("report.md", report(study)), ("study.json", json.dumps(study, indent=2) + "\n")):
+        save_plot(out / f"{learner}.png", (gap_plot if frames else plot)(study, learner))
+    for name, text in (
+        ("report.md", (gap_report if frames else report)(study)),
+        ("study.json", json.dumps(study, indent=2) + "\n"),
+    ):
         with atomic_path(out / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
@@ -37,7 +44,8 @@ def write_study(out: Path, settings: Mapping[str, Any], cells: Mapping[Cell, Map
 def summary(settings: Mapping[str, Any], cells: Mapping[Cell, Mapping[str, Any]]) -> dict[str, Any]:
     """`study.json`: `results[environment][learner][arm]` and, over environments, `overall[learner][arm]`.
 
-    Scores are normalised (100 is the published expert, 0 the published random policy) where constants are known.
+    Scores are normalised (100 is the published expert, 0 the published random policy). Those of agents from pixels are on
+    levels that they have not seen; `train` in a cell are those on levels seen, `gaps` compares them (eval/study_gap.py).
     """
     results: dict[str, Any] = {}
     pooled: dict[str, dict[str, list[Sequence[float]]]] = {}

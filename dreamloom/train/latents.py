@@ -8,12 +8,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from tqdm import tqdm
 
 from dreamloom import __version__
 from dreamloom.agents.agent import load_agent
+from dreamloom.agents.encoding import latent_transitions
 from dreamloom.agents.frames import FrameBuffer
 from dreamloom.agents.vision import Combination, Latents
 from dreamloom.datasets.hdf5 import save_hdf5
@@ -21,8 +20,6 @@ from dreamloom.datasets.store import open_dataset
 from dreamloom.datasets.types import Transitions
 from dreamloom.nn.parts import checkpoint_at
 from dreamloom.train.synthesize import fingerprint
-
-_CHUNK = 1024  # frames that are encoded at once
 
 
 def encode(
@@ -80,32 +77,6 @@ def encode(
     out.parent.mkdir(parents=True, exist_ok=True)
     save_hdf5(out, parts_of(latent_transitions(latents, buffer)), attrs)
     print(f"saved {out}: {len(buffer):,} rows of {latents.latent_size} numbers")
-
-
-def latent_transitions(latents: Latents, buffer: FrameBuffer) -> Transitions:
-    """All transitions of a buffer as latents, in order of time; every frame is encoded once.
-
-    Args:
-        latents: on the buffer's device.
-        buffer: with the stack that the learner was trained on, and one step.
-    """
-    assert buffer.n_step == 1
-    every = torch.arange(len(buffer.episodes.frames), device=buffer.device)
-    parts = tqdm(every.split(_CHUNK), desc="encoding", unit_scale=_CHUNK, unit=" frames", leave=False)
-    z = torch.cat([latents.encode(buffer.stacked(rows)).cpu() for rows in parts]).numpy()
-    _, actions, rewards, _, left, terminal = (column.cpu().numpy() for column in buffer.episodes)
-    rows, last = buffer.rows.cpu().numpy(), (left == 1)
-    ends = (terminal & last)[rows]
-    following = np.where(ends, rows, np.minimum(rows + 1, len(z) - 1))
-    return Transitions(
-        observations=z[rows],
-        actions=actions[rows],
-        rewards=rewards[rows].astype(np.float32),
-        next_observations=z[following],
-        terminals=ends,
-        timeouts=last[rows] & ~ends,
-        next_known=~ends if ends.any() else None,
-    )
 
 
 def parts_of(rows: Transitions, size: int = 65_536) -> Iterator[Transitions]:

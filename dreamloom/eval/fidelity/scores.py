@@ -94,6 +94,34 @@ def compare(synthetic: Transitions, real: Real, *, rows: int = 20_000, seed: int
     return found
 
 
+def likeness(real: Transitions, synthetic: Transitions, *, rows: int = 2_000, seed: int = 0) -> Scores:
+    """A few figures of synthetic rows beside the real ones that they were made after.
+
+    Args:
+        real: all real rows.
+        synthetic: rows in random order.
+        rows: at most so many of each are compared.
+        seed: of the draw and the classifier.
+
+    Returns:
+        `js` (mean over columns of Jensen-Shannon), `auc` of a classifier, and for both sets the mean reward and the share of
+        terminals.
+    """
+    generator = np.random.default_rng((seed, 2))
+    columns, some = Columns.of(real), draw(real, rows, generator)
+    made = _mark_terminals(synthetic[:rows]) if real.next_known is not None else synthetic[:rows]
+    tables = [_known(part) for part in (some, made)]
+    js = jensen_shannon(*(columns.scaled(part) for part in tables))
+    auc = c2st_auc(*(_features(columns, part) for part in tables), generator=generator)
+    rates = {kind: _rates(part) for kind, part in (("real", real), ("synthetic", synthetic))}
+    return {
+        "js": float(js.mean()),
+        "auc": auc,
+        **{f"reward_{kind}": found["reward"]["mean"] for kind, found in rates.items()},
+        **{f"terminals_{kind}": found["terminal"]["rate"] for kind, found in rates.items()},
+    }
+
+
 def references(real: Transitions, generator: np.random.Generator) -> dict[str, Transitions]:
     """The reference rows made from real ones, as many."""
     noisy, drawn = noise_copies(real, generator=generator), gaussian_copula(real, len(real), generator=generator)

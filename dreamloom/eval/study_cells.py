@@ -1,0 +1,56 @@
+"""What a study keeps on disk while it goes on: settings, finished cells, and who is making what."""
+
+import fcntl
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from dreamloom.datasets.atomic import atomic_path
+
+Cell = tuple[str, str, str]  # environment, learner, arm
+
+
+def cell_path(out: Path, cell: Cell) -> Path:
+    """The file of a finished cell."""
+    return out / "cells" / f"{'--'.join(cell)}.json"
+
+
+@contextmanager
+def claimed(path: Path, wait: bool = False) -> Iterator[bool]:
+    """Whether this process may make `path`; another that asks meanwhile is refused, or waits. Ends with the process."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path.with_name(f".{path.name}.lock"), "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+def note_settings(path: Path, settings: dict[str, Any]) -> None:
+    """Keeps the settings; environments, learners and arms may be added to a study, nothing else may change.
+
+    Raises:
+        ValueError: `path` holds other settings.
+    """
+    settings = json.loads(json.dumps(settings))
+    before = json.loads(path.read_text()) if path.exists() else settings
+    changed = [key for key in {**before, **settings} if not _extends(settings.get(key), before.get(key))]
+    if changed:
+        raise ValueError(f"{path.parent}: holds a study with other {', '.join(changed)}; choose another --out, or delete it")
+    write_json(path, settings)
+
+
+def _extends(now: Any, before: Any) -> bool:
+    if isinstance(now, dict) and isinstance(before, dict):
+        return all(_extends(now[key], before[key]) for key in now.keys() & before.keys())
+    return now == before
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a file of JSON whole, or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

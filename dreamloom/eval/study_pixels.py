@@ -1,0 +1,256 @@
+"""Cells of a study of agents from pixels: learners from frames, heads on real and synthetic latents, levels seen and unseen.
+
+Guzel, Bogunovic and Parker-Holder (2025), at equal budgets: every arm makes `updates`. Arms without latents make them all from
+frames. In the others the last `head_updates` are made by new heads on the latents of the encoder, which is frozen; what there
+is beside the real latents is drawn by an upsampler that saw these alone. Each seed has an encoder, latents, an upsampler and
+heads of its own. Arms of the same frames share the updates up to there, which are made once.
+"""
+
+import copy
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from dreamloom.agents.agent import Agent
+from dreamloom.agents.buffer import Buffer
+from dreamloom.agents.encoding import latent_transitions
+from dreamloom.agents.frames import FrameBuffer
+from dreamloom.agents.training import train
+from dreamloom.agents.vision import Combination, Latents, Vision
+from dreamloom.datasets.atomic import atomic_path
+from dreamloom.datasets.augment import Augment
+from dreamloom.datasets.scores import normalized_score
+from dreamloom.datasets.store import open_dataset
+from dreamloom.datasets.subset import level_range, subset
+from dreamloom.datasets.types import Transitions
+from dreamloom.eval.arms import Arm
+from dreamloom.eval.fidelity.scores import likeness
+from dreamloom.eval.procgen import play_procgen, recorded_in
+from dreamloom.eval.study_cells import claimed
+
+if TYPE_CHECKING:
+    from dreamloom.eval.study import Study
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """What a study is told when its learners look at frames. Environments are then procgen:GAME.
+
+    Attributes:
+        heads: learner's name -> agent of vectors, one seed, that is trained on latents.
+        augment: how frames are changed in arms that are `augmented`.
+        levels: that arms learn from unless they say otherwise, and that the return on levels seen is measured on.
+        test: levels that no arm may see.
+        head_updates: the last so many of all updates, in arms that have latents.
+        stack: frames of an observation.
+        combine: how latents are made of those of the learner's networks.
+        baseline: the arm whose gap the others are measured by.
+    """
+
+    heads: dict[str, Agent]
+    augment: Augment | None = None
+    levels: str = "train"
+    test: str = "test"
+    head_updates: int = 1000
+    stack: int = 1
+    combine: Combination = "sum"
+    baseline: str = "baseline"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that results depend on, as JSON."""
+        heads = {name: agent.config for name, agent in self.heads.items()}
+        augment = None if self.augment is None else self.augment.config
+        names = ("levels", "test", "head_updates", "stack", "combine", "baseline")
+        return {"heads": heads, "augment": augment, **{name: getattr(self, name) for name in names}}
+
+    def require(
+        self, environments: Mapping[str, Path], learners: Mapping[str, Agent], arms: Mapping[str, Arm], updates: int
+    ) -> None:
+        """Refuses what cannot be measured.
+
+        Raises:
+            ValueError: other environments, learners of vectors, no heads for one, arms that see the test's levels, no baseline.
+        """
+        others = [name for name in environments if not name.startswith("procgen:")]
+        blind = [name for name, agent in learners.items() if not isinstance(agent.vision, Vision)]
+        if others or blind:
+            told = f"environments procgen:GAME, not {others[0]}" if others else f"a `vision` for learner {blind[0]}"
+            raise ValueError(f"a study with `pixels` needs {told}")
+        if not 0 < self.head_updates < updates:
+            raise ValueError(f"pixels.head_updates are a part of all {updates} updates, got {self.head_updates}")
+        if self.baseline not in arms:
+            raise ValueError(f"pixels.baseline: there is no arm {self.baseline!r}, only {', '.join(arms)}")
+        for name, arm in arms.items():
+            self._require_arm(name, arm, learners)
+
+    def _require_arm(self, name: str, arm: Arm, learners: Mapping[str, Agent]) -> None:
+        (low, high), (first, last) = level_range(arm.levels or self.levels), level_range(self.test)
+        if low < last and first < high:
+            raise ValueError(f"arm {name}: levels {low}:{high} reach into those of the test, {first}:{last}")
+        if arm.augmented and self.augment is None:
+            raise ValueError(f"arm {name} is augmented, and there is no pixels.augment")
+        missing = [learner for learner in learners if learner not in self.heads]
+        if arm.heads and missing:
+            raise ValueError(f"arm {name} trains heads on latents: pixels.heads has none for {missing[0]}")
+        if any(self.heads[learner].seeds != 1 for learner in learners if learner in self.heads):
+            raise ValueError("pixels.heads have one seed each: those of the learner decide how many are trained")
+
+
+@dataclass
+class _Players:
+    """What a cell has trained: agents that play, each with its seeds, and what is known of how they came about."""
+
+    agents: list[Agent]
+    seconds: dict[str, float]
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+def measure_pixels(study: "Study", out: Path, environment: str, learner: str, name: str) -> dict[str, Any]:
+    """One cell of frames: trains all seeds of a learner on an arm and lets them act on levels seen and unseen."""
+    arm, pixels = study.arms[name], study.pixels
+    assert pixels is not None
+    began = time.perf_counter()
+    buffer = _frames(study, environment, arm)
+    agent, shared = _learner(study, out, environment, learner, arm, buffer)
+    prepared = time.perf_counter()
+    made = (_with_heads if arm.heads else _from_frames)(study, learner, arm, agent, buffer)
+    trained = time.perf_counter()
+    seen, unseen = (_returns(study, environment, made.agents, levels) for levels in (pixels.levels, pixels.test))
+    evaluated = time.perf_counter()
+    seconds = {"frames": shared, **made.seconds, "prepare": prepared - began, "evaluate": evaluated - trained}
+    return {
+        **_scored(environment, unseen),
+        "train": _scored(environment, seen),
+        "rows": len(buffer),
+        "bytes_per_transition": round(buffer.bytes_per_transition, 1),
+        **made.notes,
+        "wall_s": shared + trained - prepared,
+        "seconds": seconds,
+    }
+
+
+def _scored(environment: str, returns: Float[np.ndarray, "s episodes"]) -> dict[str, Any]:
+    scores = np.asarray(normalized_score(environment, returns.mean(1)))
+    return {"scores": scores.tolist(), "returns": returns.mean(1).tolist(), "episode_returns": returns.tolist()}
+
+
+def _frames(study: "Study", environment: str, arm: Arm) -> FrameBuffer:
+    """The frames of an arm: whole episodes on its levels, drawn with the study's seed until they have its share of the rows."""
+    assert study.pixels is not None
+    levels = arm.levels or study.pixels.levels
+    data = subset(study.environments[environment], levels=levels)
+    if arm.real < 1:
+        data = subset(data, rows=max(1, round(arm.real * len(data))), seed=study.seed)
+    with data:
+        augment = copy.deepcopy(study.pixels.augment) if arm.augmented else None
+        return FrameBuffer(data, stack=study.pixels.stack, augment=augment, device=_device())
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _learner(study: "Study", out: Path, environment: str, learner: str, arm: Arm, buffer: FrameBuffer) -> tuple[Agent, float]:
+    """The learner when the updates are made that all arms of these frames share, and the seconds that these took."""
+    assert study.pixels is not None
+    kept = {name: value for name, value in asdict(arm).items() if name in ("real", "levels", "augmented")}
+    words = "--".join([environment, learner, *(f"{name}_{value}" for name, value in kept.items())])
+    path = out / "learners" / f"{words}.pt"
+    agent = copy.deepcopy(study.learners[learner])
+    agent.prepare(buffer, seed=study.seed)
+    agent.to(buffer.device)
+    with claimed(path, wait=True):
+        if not path.exists():
+            began = time.perf_counter()
+            updates = study.updates - study.pixels.head_updates
+            train(agent, buffer, updates=updates, batch_size=study.batch_size, seed=study.seed, horizon=study.updates)
+            _save(path, agent, time.perf_counter() - began)
+    return agent, _load(path, agent)
+
+
+def _save(path: Path, agent: Agent, seconds: float) -> None:
+    assert agent.optimizer is not None
+    state = {"agent": agent.state_dict(), "optimizer": agent.optimizer.state_dict(), "seconds": seconds}
+    with atomic_path(path) as temporary:
+        torch.save(state, temporary)
+
+
+def _load(path: Path, agent: Agent) -> float:
+    assert agent.optimizer is not None
+    state = torch.load(path, map_location=agent.device, weights_only=True)
+    agent.load_state_dict(state["agent"])
+    agent.optimizer.load_state_dict(state["optimizer"])
+    return float(state["seconds"])
+
+
+def _from_frames(study: "Study", learner: str, arm: Arm, agent: Agent, buffer: FrameBuffer) -> _Players:
+    """The learner goes on to the end."""
+    began = time.perf_counter()
+    left = study.updates - agent.updates
+    train(agent, buffer, updates=left, batch_size=study.batch_size, seed=study.seed, horizon=study.updates)
+    return _Players([agent], {"train": time.perf_counter() - began})
+
+
+def _with_heads(study: "Study", learner: str, arm: Arm, agent: Agent, buffer: FrameBuffer) -> _Players:
+    """Heads on latents, for each seed of the learner its own."""
+    made = _Players([], dict.fromkeys(("encode", "fit", "sample", "train"), 0.0))
+    likenesses = []
+    for number in range(agent.seeds):
+        assert study.pixels is not None
+        latents = Latents.of(agent, seed=number, combine=study.pixels.combine).to(buffer.device)
+        began = time.perf_counter()
+        real = latent_transitions(latents, buffer, seed=study.seed + number, progress=False)
+        made.seconds["encode"] += time.perf_counter() - began
+        parts = [real] if arm.keep else []
+        if arm.synthetic:
+            parts.append(_more(study, real, arm.synthetic, study.seed + number, buffer.device, made.seconds))
+            likenesses.append(likeness(real, parts[-1], seed=number))
+        began = time.perf_counter()
+        made.agents.append(_head(study, learner, latents, parts, buffer.action_size, study.seed + number))
+        made.seconds["train"] += time.perf_counter() - began
+    if likenesses:
+        made.notes["latents"] = {name: [found[name] for found in likenesses] for name in likenesses[0]}
+    return made
+
+
+def _more(
+    study: "Study", real: Transitions, rows: int, seed: int, device: torch.device, seconds: dict[str, float]
+) -> Transitions:
+    """Rows of an upsampler that saw `real` alone."""
+    began = time.perf_counter()
+    upsampler = copy.deepcopy(study.upsampler).to(device)
+    upsampler.fit(real, steps=study.upsampler_steps, lr=study.upsampler_lr, seed=seed)
+    fitted = time.perf_counter()
+    made = upsampler.sample(rows, seed=seed)
+    seconds["fit"] += fitted - began
+    seconds["sample"] += time.perf_counter() - fitted
+    return made
+
+
+def _head(study: "Study", learner: str, latents: Latents, parts: list[Transitions], actions: int, seed: int) -> Agent:
+    assert study.pixels is not None
+    head = copy.deepcopy(study.pixels.heads[learner])
+    head.see_with(latents)
+    head.prepare(parts, seed=seed, actions=actions)
+    device = next(latents.parameters()).device
+    head.to(device)
+    buffer = Buffer(parts, device=device)
+    train(head, buffer, updates=study.pixels.head_updates, batch_size=study.batch_size, seed=seed)
+    return head
+
+
+def _returns(study: "Study", environment: str, agents: list[Agent], levels: str) -> Float[np.ndarray, "s episodes"]:
+    """Returns of whole episodes; every seed of every arm plays the same levels."""
+    with open_dataset(study.environments[environment]) as data:
+        _, options = recorded_in(data.attrs)
+    # Far from those that anything was trained or tuned with.
+    settings: dict[str, Any] = {"episodes": study.episodes, "seed": 1_000_000 + study.seed, "options": options}
+    game = environment.removeprefix("procgen:")
+    return np.concatenate([play_procgen(agent, game, levels, **settings) for agent in agents])
