@@ -51,9 +51,10 @@ def run(args: argparse.Namespace, updates: int, upsampled: bool, seed: int) -> d
         settings = {
             "replay_buffer_class": UpsampledReplayBuffer,
             "replay_buffer_kwargs": {
-                "upsampler": Upsampler(),
+                "upsampler": Upsampler(width=256, next_observation="change"),
                 "refit_every": args.refit_every,
                 "fit_steps": args.fit_steps,
+                "fit_lr": 1e-3,
                 "synthetic_rows": args.synthetic_rows,
                 "upsampler_seed": seed,
             },

@@ -26,6 +26,7 @@ class UpsampledReplayBuffer(ReplayBuffer):
         upsampler: an untrained upsampler; each re-fit trains a fresh copy on all real rows.
         refit_every: environment steps from one re-fit to the next (SynthER: 10,000).
         fit_steps: training steps of a re-fit (SynthER: 100,000).
+        fit_lr: first learning rate of a re-fit (SynthER: 3e-4); few steps want a higher one.
         synthetic_rows: rows drawn after each re-fit, in place of the former ones (SynthER: 1,000,000).
         synthetic_share: share of a batch that is synthetic (SynthER: 0.5).
         upsampler_seed: of fitting and drawing.
@@ -48,6 +49,7 @@ class UpsampledReplayBuffer(ReplayBuffer):
         upsampler: Upsampler,
         refit_every: int = 10_000,
         fit_steps: int = 10_000,
+        fit_lr: float = 3e-4,
         synthetic_rows: int = 1_000_000,
         synthetic_share: float = 0.5,
         upsampler_seed: int = 0,
@@ -64,7 +66,7 @@ class UpsampledReplayBuffer(ReplayBuffer):
         super().__init__(buffer_size, observation_space, action_space, *arguments, **settings)
         if self.optimize_memory_usage:
             raise ValueError("an upsampled buffer needs next observations: optimize_memory_usage must be False")
-        self.upsampler, self.refit_every, self.fit_steps = upsampler, refit_every, fit_steps
+        self.upsampler, self.refit_every, self.fit_steps, self.fit_lr = upsampler, refit_every, fit_steps, fit_lr
         self.synthetic_rows, self.synthetic_share, self.upsampler_seed = synthetic_rows, synthetic_share, upsampler_seed
         self.synthetic: Transitions | None = None
         self.refits = self._added = 0
@@ -80,7 +82,7 @@ class UpsampledReplayBuffer(ReplayBuffer):
         """Fits a fresh upsampler on the real rows, and draws the synthetic ones anew."""
         upsampler = copy.deepcopy(self.upsampler).to(self.device)
         seed = self.upsampler_seed + self.refits
-        upsampler.fit(self.real(), steps=self.fit_steps, seed=seed, progress=False)
+        upsampler.fit(self.real(), steps=self.fit_steps, lr=self.fit_lr, seed=seed, progress=False)
         self.synthetic = upsampler.sample(self.synthetic_rows, seed=seed)
         self.refits += 1
 
