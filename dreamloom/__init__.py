@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import Any
 
+from dreamloom import gymnasium_ids
+
 __version__ = "0.1.0"
 
 # Public name -> module that holds it. Imported on first use, so that `import dreamloom` stays light (no torch).
@@ -23,3 +25,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return __all__
+
+
+gymnasium_ids.register()

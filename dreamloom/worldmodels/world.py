@@ -1,6 +1,6 @@
 """The World protocol: what play, imagination, planning and bulk generation know of a world model, and no more."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -119,3 +119,30 @@ def split_state(state: S) -> list[S]:
     """One state a world; the inverse of `stack_states`."""
     columns = {name: split_state(value) if is_dataclass(value) else value.split(1) for name, value in _tensors(state).items()}
     return [type(state)(**dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
+
+
+def select_states(state: S, rows: Int[torch.Tensor, "m"]) -> S:
+    """Some of a batch of worlds, in any order."""
+    return _changed(state, lambda value, name: value[rows.to(value.device)])
+
+
+def replace_states(state: S, rows: Int[torch.Tensor, "m"], others: S) -> S:
+    """A batch of worlds with others in the places `rows`."""
+    new = dict(_leaves(others))
+    return _changed(state, lambda value, name: value.index_copy(0, rows.to(value.device), new[name]))
+
+
+def _changed(state: S, change: Callable[[torch.Tensor, str], torch.Tensor], path: str = "") -> S:
+    columns = {
+        name: _changed(value, change, f"{path}{name}.") if is_dataclass(value) else change(value, path + name)
+        for name, value in _tensors(state).items()
+    }
+    return type(state)(**columns)
+
+
+def _leaves(state: Any, path: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+    for name, value in _tensors(state).items():
+        if is_dataclass(value):
+            yield from _leaves(value, f"{path}{name}.")
+        else:
+            yield path + name, value
