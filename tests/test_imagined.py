@@ -1,4 +1,4 @@
-"""Worlds as environments: Gymnasium's own checkers, seeds, autoreset, starts, and a learner from elsewhere that learns in one."""
+"""Worlds as environments: Gymnasium's own checkers, seeds, autoreset, starts, and a learner from elsewhere that learns."""
 
 import subprocess
 import sys
@@ -54,14 +54,14 @@ def test_gymnasium_finds_no_fault(continuous: bool) -> None:
 
 
 def test_ids_are_known_whatever_is_imported_first(tmp_path: Path) -> None:
-    save_bundle(genie(), tmp_path / "world")
-    make = f"gymnasium.make_vec('dreamloom/World-v0', num_envs=3, world={str(tmp_path / 'world')!r}, horizon=2, starts=None)"
+    save_bundle(genie(prompts=torch.zeros(1, 2, 3, 8, 8, dtype=torch.uint8)), tmp_path / "world")
+    make = f"gymnasium.make_vec('dreamloom/World-v0', num_envs=3, world={str(tmp_path / 'world')!r}, horizon=2)"
     for order in ("dreamloom, gymnasium", "gymnasium, dreamloom"):
         code = f"import {order}, sys; assert 'torch' not in sys.modules; gymnasium.spec('dreamloom/World-v0')"
         subprocess.run([sys.executable, "-c", code], check=True, timeout=500)
-    code = f"import gymnasium\ntry: {make}\nexcept ValueError as error: print(error)".replace("'dream", "'dreamloom:dream", 1)
+    code = f"import gymnasium\nenv = {make}\nprint(env.reset(seed=0)[0].shape)".replace("'dream", "'dreamloom:dream", 1)
     told = subprocess.run([sys.executable, "-c", code], check=True, timeout=500, capture_output=True, text=True).stdout
-    assert "has no prompts to start from" in told
+    assert told == "(3, 8, 8, 3)\n"
 
 
 def test_copies_are_what_they_are_alone() -> None:
@@ -77,10 +77,9 @@ def test_copies_are_what_they_are_alone() -> None:
     seen = rolled(together, 5, actions)
     assert all(np.array_equal(a, b) for a, b in zip(seen, rolled(together, 5, actions), strict=True))
     for i in range(3):
-        for one, all_ in zip(
-            rolled(ImaginedVectorEnv(1, world=world, horizon=3), 5 + i, actions[:, i : i + 1]), seen, strict=True
-        ):
-            assert np.abs(one[0].astype(int) - all_[i]).max() <= 1
+        alone = rolled(ImaginedVectorEnv(1, world=world, horizon=3), 5 + i, actions[:, i : i + 1])
+        for one, every in zip(alone, seen, strict=True):
+            assert np.abs(one[0].astype(int) - every[i]).max() <= 1
 
 
 def test_rollouts_begin_anew_at_the_next_step() -> None:
@@ -90,7 +89,7 @@ def test_rollouts_begin_anew_at_the_next_step() -> None:
     env.state = env.world.reset(drawn(torch.tensor([5, 0]))[:, None])
     told = [env.step(np.array([1, 1])) for _ in range(7)]
     frames, rewards, terminated, truncated = (np.stack([step[i] for step in told]) for i in range(4))
-    assert terminated[:, 0].tolist() == [False, True, False, False, False, False, False] or terminated[1, 0]
+    assert terminated[:3, 0].tolist() == [False, True, False]
     assert (rewards[1, 0], places(frames[1])[0]) == (1.0, 7)
     assert places(frames[2])[0] < 4, "the step after the end starts anew and takes no action"
     assert (rewards[2, 0], terminated[2, 0]) == (0.0, False)
@@ -108,7 +107,7 @@ def test_rollouts_begin_anew_at_once_and_tell_their_last_frame() -> None:
     frames, _, _, truncated, infos = env.step(np.array([1, 0]))
     assert truncated.all()
     assert infos["_final_obs"].all()
-    assert places(np.stack(infos["final_obs"])) == np.clip(before + [2, -2], 0, SIDE - 1).tolist()
+    assert places(np.stack(infos["final_obs"])) == np.clip(before + np.array([2, -2]), 0, SIDE - 1).tolist()
     assert places(frames) == env.unwrapped.state.place.tolist()
 
 
@@ -140,10 +139,10 @@ def test_uncertainty_is_told_and_penalised() -> None:
     plain.step(np.zeros(4, int))
     infos = plain.step(np.zeros(4, int))[4]
     assert not infos, "all four rest, and nothing was imagined"
+    silent = ImaginedVectorEnv(1, world=WalkWorld(), penalty=1.0)
+    silent.reset(seed=0)
     with pytest.raises(ValueError, match="does not tell how unsure"):
-        ToldNothing = ImaginedVectorEnv(1, world=WalkWorld(), penalty=1.0)
-        ToldNothing.reset(seed=0)
-        ToldNothing.step(np.array([0]))
+        silent.step(np.array([0]))
 
 
 def test_starts_are_windows_of_the_data(tmp_path: Path) -> None:
@@ -191,7 +190,7 @@ def test_a_curriculum_moves_back_as_steps_are_taken(tmp_path: Path) -> None:
     [
         ({"horizon": 0}, "must be at least 1"),
         ({"start_at": "first"}, "give `starts`"),
-        ({"world": ToyWorld("perfect"), "starts": "walks"}, r"a start needs 3 rows of one episode|frames"),
+        ({"world": ToyWorld("perfect"), "starts": "walks"}, "a start needs 13 rows of one episode"),
         ({"starts": "fast"}, "the first must be a multiple"),
         ({"starts": "walks", "context": 9}, "and the longest has 8"),
     ],
@@ -229,7 +228,7 @@ def test_states_can_be_picked_and_replaced() -> None:
 
 @pytest.mark.parametrize("batched", [False, True])
 def test_ppo_learns_in_a_world(batched: bool) -> None:
-    """Stable-Baselines3's PPO, in one environment as it is and in a batch: a walk to the right end takes seven steps or fewer."""
+    """Stable-Baselines3's PPO, in one environment as it is and in a batch: the walk to the right end takes 4 to 7 steps."""
     sb3 = pytest.importorskip("stable_baselines3")
     from dreamloom.worldmodels.sb3 import ImaginedVecEnv
 

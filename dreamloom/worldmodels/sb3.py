@@ -1,4 +1,4 @@
-"""Imagined environments for Stable-Baselines3, which has a vectorised interface of its own; one step of it is one of the world."""
+"""Imagined environments for Stable-Baselines3, whose vectorised environments are not Gymnasium's."""
 
 from collections.abc import Sequence
 from typing import Any
