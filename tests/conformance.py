@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from jaxtyping import config
+from test_diffusion_world import diffusion_world
 from test_genie import genie
 from torch import Tensor
 from walk_world import WalkWorld
@@ -55,6 +56,8 @@ def genie_plain(world: Genie, prompt: Tensor, actions: Tensor, generators: list)
 CASES = {
     "genie of latent actions": Case(genie, plain=genie_plain),
     "genie of true actions": Case(lambda: genie(latent=False, injection="prepend", order="halton"), plain=genie_plain),
+    "diffusion of pixels, true actions": Case(diffusion_world),
+    "diffusion of pixels, latent actions": Case(lambda: diffusion_world(latent=True)),
     "hand-written": Case(WalkWorld, rounding=0),
     "hand-written, continuous": Case(lambda: WalkWorld(continuous=True, rewards=False), rounding=0),
 }

@@ -1,4 +1,4 @@
-"""The models of the Genie paper's CoinRun study (appendix F) can be said in a recipe, and have the paper's sizes."""
+"""The models of the Genie paper's CoinRun study (appendix F), and DIAMOND's, can be said in a recipe, and have their sizes."""
 
 from typing import Any
 
@@ -46,6 +46,14 @@ def test_dynamics() -> None:
     assert (len(m.transformer.blocks), m.transformer.width, m.transformer.heads, m.transformer.window) == (12, 512, 8, 16)
     assert (m.codes, m.tokens, m.actions, m.injection, m.past, m.mask_low) == (1024, 256, 6, "add", "masked", 0.5)
     assert weights(m.transformer, 512) == 50_331_648
+
+
+def test_diffusion_world() -> None:
+    """DIAMOND's denoiser has 4.4 M weights with its embedding of noise and actions (Alonso et al. 2024, appendix D)."""
+    m = model("diffusion_world")
+    assert (m.context, m.network.fold, len(m.network.down), len(m.network.up)) == (4, 1, 4, 4)
+    assert (m.sigma_data, m.offset_noise, m.P_mean, m.P_std) == (0.5, 0.3, -0.4, 1.2)
+    assert sum(p.numel() for p in m.parameters()) == pytest.approx(4.4e6, rel=0.02)
 
 
 @pytest.mark.parametrize(

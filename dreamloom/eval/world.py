@@ -40,7 +40,8 @@ def eval_world(
     Every metric, its formula and its source are in docs/evaluation.md.
 
     Args:
-        world: folder of a world, its bundled name, or hf://org/name.
+        world: folder of a world, its bundled name, hf://org/name; or the checkpoint (or folder of runs) of a world that is
+            trained whole.
         data: recorded file with levels that the world was not trained on.
         out: folder for the report.
         clips: clips to dream of; a quarter of them to 64 steps. More of them narrow the confidence interval.

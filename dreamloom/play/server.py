@@ -211,7 +211,8 @@ def play(
     asked for a password, so listen on other addresses only in a network you trust.
 
     Args:
-        world: name of a bundled world, a folder made by `dreamloom bundle`, or hf://org/name.
+        world: name of a bundled world, a folder made by `dreamloom bundle`, hf://org/name; or the checkpoint (or folder of
+            runs) of a world that is trained whole.
         host: address to listen on; 0.0.0.0 is every address of this machine.
         port: port to listen on.
         no_open: do not open the browser.
@@ -221,6 +222,7 @@ def play(
     Examples:
         dreamloom play
         dreamloom play worlds/coinrun --port 8200 --no-open
+        dreamloom play runs/coinrun/diffusion_world
         dreamloom play hf://org/name --device cuda
 
     Raises:

@@ -23,6 +23,22 @@ def to_unit(frames: Tensor) -> Tensor:
     return frames.float() / 255
 
 
+def actions_between(clip: Clip, latent_actions: LatentActions | None) -> Tensor:
+    """The t - 1 actions between a clip's t frames, (b, t - 1): inferred, or the dataset's own.
+
+    Raises:
+        ValueError: nothing infers them, and the dataset has none, or continuous ones.
+    """
+    if latent_actions is not None:
+        with torch.no_grad():
+            return latent_actions.infer(to_unit(clip.frames))
+    if clip.actions is None:
+        raise ValueError("this dataset has no actions: train a latent action model and pass it as model.latent_actions")
+    if clip.actions.ndim != 2 or clip.actions.is_floating_point():
+        raise ValueError(f"true actions must be discrete (b, t), got {tuple(clip.actions.shape)} {clip.actions.dtype}")
+    return clip.actions[:, :-1].long()
+
+
 class Task(LightningModule):
     """Optimizer, schedule, logging and the seed of every step; a subclass says what a batch's loss is.
 
@@ -144,17 +160,8 @@ class DynamicsTask(Task):
     def loss(self, clip: Clip) -> tuple[Tensor, dict[str, Tensor]]:
         with torch.no_grad():
             frames = to_unit(clip.frames)
-            tokens, actions = self.tokenizer.encode(frames), self._actions(clip, frames)
+            tokens, actions = self.tokenizer.encode(frames), actions_between(clip, self.latent_actions)
         return self.compute(tokens, actions, part=_part_of_batch())
-
-    def _actions(self, clip: Clip, frames: Tensor) -> Tensor:
-        if self.latent_actions is not None:
-            return self.latent_actions.infer(frames)
-        if clip.actions is None:
-            raise ValueError("this dataset has no actions: train a latent action model and pass it as model.latent_actions")
-        if clip.actions.ndim != 2 or clip.actions.is_floating_point():
-            raise ValueError(f"true actions must be discrete (b, t), got {tuple(clip.actions.shape)} {clip.actions.dtype}")
-        return clip.actions[:, :-1].long()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)

@@ -16,7 +16,6 @@ import yaml
 from safetensors.torch import load, save
 
 from dreamloom.datasets.atomic import fsync
-from dreamloom.datasets.store import open_dataset
 from dreamloom.nn.build import build
 from dreamloom.nn.layout import by_columns
 from dreamloom.nn.parts import checkpoint_at, read_checkpoint
@@ -24,7 +23,7 @@ from dreamloom.tokenizers.st_vivit import Tokenizer
 from dreamloom.worldmodels.card import card
 from dreamloom.worldmodels.dynamics import Dynamics
 from dreamloom.worldmodels.genie import Genie
-from dreamloom.worldmodels.labels import label_actions
+from dreamloom.worldmodels.labels import action_names_of
 from dreamloom.worldmodels.latent_actions import LatentActions
 from dreamloom.worldmodels.maskgit import Order
 from dreamloom.worldmodels.parts import ALLOWED, load_part, trained_levels
@@ -96,7 +95,7 @@ def bundle(
         prompts=choose_prompts(data, prompts, prompt_frames, stride, seed),
         train_levels=made.train_levels,
     )
-    made.action_names = _names(made, data)
+    made.action_names = action_names_of(made, data)
     made.sampling = Sampling(*made.asked(Sampling(steps, temperature)))
     save_bundle(made, out, precision=precision, metrics=metrics, notes=notes.read_text() if notes else "")
     size = sum(f.stat().st_size for f in out.iterdir()) / 1e6
@@ -117,13 +116,6 @@ def _genie(*, tokenizer: Path | None, dynamics: Path | None, latent_actions: Pat
     levels = (trained_levels(part) for part in (tokenizer, dynamics, latent_actions) if part)
     world.train_levels = sorted(set().union(*levels))
     return world
-
-
-def _names(world: Any, data: Path) -> list[str]:
-    """Learned names of latent actions; the dataset's own names of true ones, where it has them."""
-    if world.latent_actions is not None:
-        return [label.name for label in label_actions(world, data)]
-    return open_dataset(data).action_names or world.action_names
 
 
 def save_bundle(

@@ -44,11 +44,24 @@ class Label:
     lift: float = 1.0
 
 
+def action_names_of(world: Any, data: Path | str) -> list[str]:
+    """Learned names of latent actions, see `label_actions`; the dataset's own names of true ones, where it has them.
+
+    Args:
+        world: a world whose `latent_actions` is a model or None.
+        data: a dataset of the same kind of video.
+    """
+    if world.latent_actions is not None:
+        return [label.name for label in label_actions(world, data)]
+    with open_dataset(data) as file:
+        return file.action_names or world.action_names
+
+
 def label_actions(world: Any, data: Path | str, *, clips: int = 256, seed: int = 0) -> list[Label]:
     """Names a world's latent actions from the data's true actions, or from how the picture moves where it has none.
 
     Args:
-        world: a Genie with latent actions.
+        world: a world with latent actions.
         data: recorded file of the same kind of video; held-out levels are best.
         clips: windows of 16 frames to look at.
         seed: of their choice.

@@ -16,6 +16,8 @@ ALLOWED = frozenset(
         "dreamloom.worldmodels.latent_actions.LatentActions",
         "dreamloom.worldmodels.dynamics.Dynamics",
         "dreamloom.worldmodels.genie.Genie",
+        "dreamloom.worldmodels.diffusion_world.NextFrameDenoiser",
+        "dreamloom.worldmodels.diffusion_world.DiffusionWorld",
     }
 )
 

@@ -1,0 +1,95 @@
+"""Trains worlds whole: a checkpoint of these tasks is a world, to be played, evaluated and bundled as it is."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dreamloom.datasets.types import Clip
+from dreamloom.diffusion.training import generator_of_step
+from dreamloom.train.tasks import Task, actions_between, to_unit
+from dreamloom.worldmodels.diffusion_world import DiffusionWorld, NextFrameDenoiser
+from dreamloom.worldmodels.labels import action_names_of
+from dreamloom.worldmodels.latent_actions import LatentActions
+from dreamloom.worldmodels.parts import load_part
+from dreamloom.worldmodels.playable import Playable, identity_of_data
+from dreamloom.worldmodels.prompts import choose_prompts
+
+PROMPTS, PROMPT_FRAMES = 8, 4  # kept in checkpoints, so that they can be played
+
+
+class WorldTask(Task):
+    """Trains the part of a world that learns; the world has an average of its weights, and all that it needs beside it.
+
+    Args:
+        model: the part that is trained.
+        world: the world, with frozen parts and a copy of the model in it.
+        averaged: that copy, which follows the model (diffusion samples far better from averaged weights).
+        average: decay of the average; less in the first steps, so that the first weights are soon forgotten.
+    """
+
+    def __init__(self, model: nn.Module, world: Playable, averaged: nn.Module, *, average: float = 0.999, **kwargs: Any):
+        super().__init__(model, **kwargs)
+        self.world: Any = world.requires_grad_(False)
+        self.average = average
+        self._pairs = list(zip(averaged.parameters(), model.parameters(), strict=True))
+
+    def setup(self, stage: str) -> None:
+        """Tells the world of what data it is."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        told = identity_of_data(data.path, data.stride)
+        prompts = choose_prompts(data.path, PROMPTS, PROMPT_FRAMES, data.stride, 0, fewer=True)
+        self.world.introduce(**told, name=told["game"] or data.path.stem, prompts=prompts)
+        self.world.introduce(**told, name=self.world.name, prompts=prompts, action_names=action_names_of(self.world, data.path))
+
+    def train(self, mode: bool = True) -> "WorldTask":
+        """Frozen parts stay in eval mode: their codebooks must not move."""
+        super().train(mode)
+        self.world.eval()
+        return self
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """A step, then the average follows: before any checkpoint of this step is written."""
+        super().optimizer_step(*args, **kwargs)
+        step = self.global_step + 1
+        decay = min(self.average, (1 + step) / (10 + step))
+        averages, weights = zip(*self._pairs, strict=True)
+        torch._foreach_lerp_(averages, [weight.detach() for weight in weights], 1 - decay)
+
+    def step_generator(self) -> torch.Generator | None:
+        """Randomness of a training step, another one on each rank; validation has the global one, which is seeded."""
+        if not self.training:
+            return None
+        return generator_of_step(self.seed, self.global_step, self.device, rank=self.global_rank)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        self.world.train_levels = sorted(self.trainer.datamodule.levels)  # type: ignore[attr-defined]
+        checkpoint["world"] = {"config": self.world.config, "identity": self.world.identity}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """A run that goes on with another file keeps its prompts."""
+        self.world.prompts = torch.zeros_like(checkpoint["state_dict"]["world.prompts"])
+
+
+class DiffusionWorldTask(WorldTask):
+    """Trains a world that diffuses its next frame in pixels, on true actions or on those of a frozen latent action model.
+
+    Args:
+        model: the denoiser.
+        latent_actions: checkpoint of a latent action model, or the folder of its runs, whose newest is taken; null trains
+            on the dataset's own discrete actions.
+        steps: default steps a frame of the world.
+    """
+
+    def __init__(self, model: NextFrameDenoiser, *, latent_actions: str | None = None, steps: int = 3, **kwargs: Any):
+        actions = None if latent_actions is None else load_part(latent_actions, LatentActions)
+        world = DiffusionWorld(copy.deepcopy(model), actions, steps=steps)
+        super().__init__(model, world, world.denoiser, **kwargs)
+
+    def loss(self, clip: Clip) -> tuple[Tensor, dict[str, Tensor]]:
+        """Of the trained weights, or in validation of their average."""
+        compute = self.compute if self.training else self.world.denoiser.loss
+        actions = actions_between(clip, self.world.latent_actions)
+        return compute(to_unit(clip.frames), actions, self.step_generator())
