@@ -9,6 +9,7 @@ import pytest
 from dreamloom import cli
 from dreamloom.datasets.transitions import load_transitions
 from dreamloom.datasets.types import Transitions
+from dreamloom.eval import study_report
 from dreamloom.eval.arms import noisy_copies, share_of
 from dreamloom.eval.study_report import iqm
 
@@ -74,8 +75,9 @@ def test_iqm_drops_the_outer_quarters() -> None:
 
 
 def test_a_study_ends_in_a_report_and_makes_no_cell_twice(
-    cheetah_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    cheetah_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(study_report, "REPETITIONS", 20)
     recipe, out = tmp_path / "study.yaml", tmp_path / "report"
     recipe.write_text(RECIPE.format(data=cheetah_file))
     words = ["eval", "study", "-c", str(recipe), "--out", str(out)]

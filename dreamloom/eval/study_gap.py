@@ -102,9 +102,9 @@ def _conditions(study: Mapping[str, Any]) -> str:
         f"steps. {seeds} seeds; greedy policies play {settings['episodes']} episodes a seed on levels `{pixels['levels']}` "
         f"(train) and as many on `{pixels['test']}` (test), the same for every arm. Scores are normalised with DGRL's "
         f"constants (0 random, 100 expert). G_perf is the share of the gap of arm `{pixels['baseline']}` that an arm closes: "
-        "0 is that arm, 1 its score on levels seen. Brackets: 95%, bootstrap over seeds and episodes; G_perf has none where that "
-        f"gap is not surely above 0. {machine['cpu']}, {machine['device']}, threads {machine['threads']}, torch {machine['torch']}; "
-        f"commit {study['commit']}."
+        "0 is that arm, 1 its score on levels seen. Brackets: 95%, bootstrap over seeds and episodes; G_perf has none where "
+        f"that gap is not surely above 0. {machine['cpu']}, {machine['device']}, threads {machine['threads']}, "
+        f"torch {machine['torch']}; commit {study['commit']}."
     )
 
 
