@@ -24,8 +24,8 @@ from dreamloom.datasets.augment import (
     RandomConvolution,
     Rotation,
     Shift,
-    UCBDrAC,
 )
+from dreamloom.datasets.bandit import UCB
 from dreamloom.datasets.contact_sheet import every_augmentation
 from dreamloom.datasets.procgen import ACTION_NAMES
 
@@ -272,7 +272,7 @@ def test_names_come_from_the_file_unless_they_were_given():
 
 
 def test_the_bandit_is_the_papers():
-    bandit = UCBDrAC(3, c=0.5, window=2)
+    bandit = UCB(3, c=0.5, window=2)
     returns: list[list[float]] = [[], [], []]
     random, chosen = np.random.default_rng(0), []
     for t in range(60):
@@ -287,11 +287,11 @@ def test_the_bandit_is_the_papers():
         bandit.reward(index, value)
         chosen.append(index)
     assert chosen[-20:].count(1) > 14
-    again = UCBDrAC(3, c=0.5, window=2)
+    again = UCB(3, c=0.5, window=2)
     again.load_state_dict(bandit.state_dict())
     assert again.choose() == bandit.choose()
     with pytest.raises(ValueError, match="3 arms, this one has 2"):
-        UCBDrAC(2).load_state_dict(bandit.state_dict())
+        UCB(2).load_state_dict(bandit.state_dict())
 
 
 @pytest.mark.gpu

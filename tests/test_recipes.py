@@ -5,6 +5,7 @@ Each folder of recipes has data of its own kind; recipes of studies are not `fit
 """
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,8 @@ def test_part_is_taken_by_the_recipes(part: str, coinrun_file: Path, vd4rl_file:
     turns = "Rotation" in recipe_paths()[part].read_text()
     recipe, data = ("vd4rl/drq_bc", vd4rl_file) if turns else ("coinrun/cql", coinrun_file)
     words = [*overrides(f"recipes/pixels/{recipe}.yaml", data), "--trainer.fast_dev_run", "true"]
+    if "UCBDrAC" in recipe_paths()[part].read_text():
+        words += ["--data.levels", "0:7", "--data.judge", "7:10"]
     assert cli.main(["fit", *words, "--data.augment", str(recipe_paths()[part])]) == 0
     assert f"--data.augment {part}" in recipe_paths()[part].read_text()
 
@@ -144,9 +147,9 @@ def test_recipe_runs(
     if recipe in HEADS:
         words += ["--model.learner", str(request.getfixturevalue("pixel_learner"))]
     init_args = read(recipe)["model"]["init_args"]
-    for part in ("tokenizer", "latent_actions"):
+    for part in ("tokenizer", "autoencoder", "latent_actions"):
         if isinstance(init_args.get(part), str):
-            words += [f"--model.{part}", str(untrained(recipe.replace("dynamics", part)))]
+            words += [f"--model.{part}", str(untrained(re.sub("dynamics|forcing", part, recipe)))]
     monkeypatch.chdir(tmp_path)
     assert cli.main(["fit", *words]) == 0
     assert not list(tmp_path.iterdir()), "fast_dev_run leaves nothing behind"

@@ -15,6 +15,7 @@ from dreamloom.agents.frames import FrameBuffer, PixelBatch
 from dreamloom.agents.networks import Precision
 from dreamloom.agents.statistics import moments, require_rows
 from dreamloom.agents.vision import Latents, Vision, to_unit
+from dreamloom.datasets.bandit import UCBDrAC
 from dreamloom.datasets.types import Transitions
 from dreamloom.nn.build import Buildable
 from dreamloom.nn.encoders import ENCODERS
@@ -85,7 +86,22 @@ class Agent(nn.Module, Buildable):
 
     def draw(self, buffer: Buffer | FrameBuffer, batch_size: int) -> Any:
         """A batch of the next update."""
+        self.turn(buffer)
         return buffer.sample(batch_size, self.streams())
+
+    def turn(self, buffer: Buffer | FrameBuffer) -> None:
+        """Before a batch is drawn: a bandit among the augmentations is told what its choice has led to."""
+        if isinstance(buffer, FrameBuffer) and isinstance(buffer.augment, UCBDrAC):
+            bandit, judge = buffer.augment, buffer.judge
+            assert judge is not None
+            bandit.turn(self.updates, self.seeds, lambda: self.agreement(judge, bandit.rows))
+
+    def agreement(self, frames: FrameBuffer, rows: int) -> list[float]:
+        """How far greedy actions are those of the data: the share of equal ones, or minus the mean squared distance, a seed."""
+        batch = frames.take(frames.spread(rows).expand(self.seeds, -1))
+        said, done = self.act(batch.observations), batch.actions
+        each = (said == done).float().mean(1) if self.discrete else -(said - done).square().mean((1, 2))
+        return each.tolist()
 
     def policy(self, s: Float[Tensor, "s n o"]) -> Shaped[Tensor, "s n ..."]:
         """Greedy actions, in [-1, 1] or numbers of actions, at normalised observations."""

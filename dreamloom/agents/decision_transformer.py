@@ -82,6 +82,7 @@ class DecisionTransformer(Agent):
 
     def draw(self, buffer: Buffer | FrameBuffer, batch_size: int) -> Windows:
         assert isinstance(buffer, FrameBuffer)
+        self.turn(buffer)
         return buffer.windows(batch_size, self.context, self.streams())
 
     def update(self, batch: Windows) -> dict[str, Float[Tensor, "s"]]:  # type: ignore[override]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dreamloom.agents.episodes import Episodes, read_episodes
 from dreamloom.datasets.augment import Augment
+from dreamloom.datasets.bandit import UCBDrAC
 from dreamloom.datasets.store import Dataset
 
 
@@ -68,6 +69,7 @@ class FrameBuffer:
         gamma: discount of these.
         choose: which episodes of each dataset, by the settings of `datasets.subset.subset`; None for all.
         augment: changes frames, and actions where these would no longer fit (`datasets.augment.Augment`); None for none.
+        judge: frames of levels that are not in these, which a `UCBDrAC` judges its choices by.
         device: where frames are and batches come out.
 
     Raises:
@@ -83,10 +85,14 @@ class FrameBuffer:
         gamma: float = 0.99,
         choose: Mapping[str, Any] | None = None,
         augment: Augment | None = None,
+        judge: "FrameBuffer | None" = None,
         device: torch.device | str = "cpu",
     ):
         if stack < 1 or n_step < 1:
             raise ValueError(f"stack and n_step must be at least 1, got {stack} and {n_step}")
+        if isinstance(augment, UCBDrAC) and judge is None:
+            raise ValueError("UCBDrAC judges its choices by levels that are not trained on: it needs `judge`")
+        self.judge = judge
         paths = [source] if isinstance(source, str | Path | Dataset) else list(source)
         self.stack, self.n_step, self.gamma, self.augment = stack, n_step, gamma, augment
         self.episodes, self.action_size, self.action_names = read_episodes(paths, choose or {})
@@ -105,8 +111,9 @@ class FrameBuffer:
         self.episodes = Episodes(*(column.to(device) for column in self.episodes))
         self.rows = self.rows.to(device)
         self.__dict__.pop("returns", None)  # which lie where the frames were
-        if self.augment is not None:
-            self.augment.to(device)
+        for part in (self.augment, self.judge):
+            if part is not None:
+                part.to(device)
         return self
 
     @property
@@ -140,13 +147,22 @@ class FrameBuffer:
         drawn = [torch.randint(len(self), (batch_size,), generator=g, device=self.device) for g in generators]
         return self.augmented(self.take(self.rows[torch.stack(drawn)]), generators)
 
-    def augmented(self, batch: PixelBatch, generators: Sequence[torch.Generator]) -> PixelBatch:
-        """A batch with its frames changed, each seed's by its own generator; as it is where nothing augments."""
+    def augmented(
+        self, batch: PixelBatch, generators: Sequence[torch.Generator], members: Sequence[int | None] | None = None
+    ) -> PixelBatch:
+        """A batch with its frames changed, each seed's by its own generator; as it is where nothing augments.
+
+        Args:
+            batch: as it was taken.
+            generators: one a seed.
+            members: the one augmentation for each seed; by default what `augment` says.
+        """
         if self.augment is None:
             return batch
-        unit = [x.float() / 255 for x in (batch.observations, batch.next_observations)]
-        pairs = zip(*unit, batch.actions, generators, strict=True)
-        s, s_next, actions = (torch.stack(list(x)) for x in zip(*(self.augment.pair(*p) for p in pairs), strict=True))
+        members = members or self.augment.members(len(generators))
+        pairs = zip(batch.observations, batch.next_observations, batch.actions, generators, members, strict=True)
+        changed = [self.augment.pair(*pair, member=member) for *pair, member in pairs]
+        s, s_next, actions = (_together(x) for x in zip(*changed, strict=True))
         return batch._replace(observations=s, actions=actions, next_observations=s_next, plain=batch.observations)
 
     def windows(self, batch_size: int, length: int, generators: Sequence[torch.Generator]) -> Windows:
@@ -161,15 +177,19 @@ class FrameBuffer:
         windows = self.ending(self.rows[torch.stack(drawn)], length)
         if self.augment is None:
             return windows
-        parts = [self._augmented(*x) for x in zip(windows.observations, windows.actions, generators, strict=True)]
+        members = self.augment.members(len(generators))
+        parts = [self._augmented(*x) for x in zip(windows.observations, windows.actions, generators, members, strict=True)]
         frames, actions = (torch.stack(part) for part in zip(*parts, strict=True))
         return windows._replace(observations=frames, actions=actions, plain=windows.observations)
 
-    def _augmented(self, frames: Tensor, actions: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def _augmented(
+        self, frames: Tensor, actions: Tensor, generator: torch.Generator, member: int | None
+    ) -> tuple[Tensor, Tensor]:
         """Windows (b, t, c, h, w), each changed as if it were one stack."""
         assert self.augment is not None
-        plan = self.augment.draw(len(frames), generator, device=self.device, size=(frames.shape[3], frames.shape[4]))
-        changed = self.augment(frames.flatten(1, 2).float() / 255, plan).unflatten(1, frames.shape[1:3])
+        size = (frames.shape[3], frames.shape[4])
+        plan = self.augment.draw(len(frames), generator, device=self.device, size=size, member=member)
+        changed = self.augment(frames.flatten(1, 2), plan).unflatten(1, frames.shape[1:3])
         return changed, torch.stack([self.augment.actions(step, plan) for step in actions.unbind(1)], 1)
 
     def ending(self, rows: Int[Tensor, "s b"], length: int) -> Windows:
@@ -191,6 +211,10 @@ class FrameBuffer:
             self.device
         )
 
+    def spread(self, count: int) -> Int[Tensor, "n"]:
+        """At most so many rows, evenly spread over all that can be drawn."""
+        return self.rows[torch.linspace(0, len(self) - 1, min(count, len(self)), device=self.device).long()]
+
     def take(self, rows: Int[Tensor, "s b"]) -> PixelBatch:
         """The transitions of some rows, as they are."""
         _, actions, rewards, _, left, terminal = self.episodes
@@ -208,3 +232,8 @@ class FrameBuffer:
         index = torch.maximum(rows[..., None] - back, self.episodes.first[rows][..., None].long())
         frames = self.episodes.frames[index.flatten()].unflatten(0, (-1, self.stack))
         return rearrange(frames, "n stack h w c -> n h w (stack c)").permute(0, 3, 1, 2).unflatten(0, rows.shape)
+
+
+def _together(parts: Sequence[Tensor]) -> Tensor:
+    """Those of all seeds; one alone keeps its memory."""
+    return parts[0][None] if len(parts) == 1 else torch.stack(list(parts))

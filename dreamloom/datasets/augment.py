@@ -4,13 +4,11 @@ augment = Augment([Crop(), ColourJitter(), Flip(action_names="procgen")])
 s, s_next, a = augment.pair(s, s_next, a, generator)
 """
 
-import math
-from collections import deque
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from dreamloom.datasets.augment_base import Augmentation, Drawn, Identity, Moved, Names
@@ -32,8 +30,10 @@ __all__ = [
     "RandomConvolution",
     "Rotation",
     "Shift",
-    "UCBDrAC",
 ]
+
+Frames = Float[Tensor, "b c h w"] | UInt8[Tensor, "b c h w"]
+_IN_CACHE = 32  # pictures of 64 x 64 that are changed together on a CPU
 
 
 class Augment(nn.Module, Buildable):
@@ -61,10 +61,14 @@ class Augment(nn.Module, Buildable):
             if isinstance(member, Moved) and member.action_names is None:
                 member.name_actions(action_names)
 
+    def members(self, seeds: int) -> list[int | None]:
+        """For each seed the one augmentation that it is to use now; None for all."""
+        return [None] * seeds
+
     def pair(
         self,
-        s: Float[Tensor, "b c h w"],
-        s_next: Float[Tensor, "b c h w"],
+        s: Frames,
+        s_next: Frames,
         actions: Tensor,
         generator: torch.Generator,
         *,
@@ -73,11 +77,11 @@ class Augment(nn.Module, Buildable):
         """Augments transitions.
 
         Args:
-            s: frames in [0, 1], c = 3 times the stack.
+            s: frames, uint8 or floats in [0, 1], c = 3 times the stack.
             s_next: likewise.
             actions: (b,) int64 or (b, a) float.
             generator: of the draw.
-            member: use this one alone, for all pictures (`UCBDrAC.choose`).
+            member: use this one alone, for all pictures.
 
         Returns:
             s, s' and the actions, which have other numbers where a picture was turned or mirrored.
@@ -117,15 +121,20 @@ class Augment(nn.Module, Buildable):
             if len(rows)
         ]
 
-    def forward(self, frames: Float[Tensor, "b c h w"], plan: list[Any]) -> Float[Tensor, "b c h w"]:
-        """Changes frames as drawn."""
-        parts = []
-        for one, rows, drawn in plan:
-            if rows is None:
-                frames = one(frames, drawn)
-            else:
-                parts.append((rows, one(frames[rows], drawn)))
-        return _scattered(frames, parts)
+    def forward(self, frames: Frames, plan: list[Any]) -> Float[Tensor, "b c h w"]:
+        """Changes frames as drawn. They come out as floats, channels last in memory as convolutions like it."""
+        kind = torch.float32 if frames.dtype == torch.uint8 else frames.dtype
+        out = torch.empty(frames.shape, dtype=kind, device=frames.device, memory_format=torch.channels_last)
+        # In a processor's cache dozens of passes over a few pictures cost less than a few passes over all of them in memory.
+        size = _IN_CACHE if frames.device.type == "cpu" else len(frames)
+        for rows, chain in _chains(plan):
+            for start in range(0, len(frames) if rows is None else len(rows), size):
+                part = slice(start, start + size)
+                x = _unit(frames[part if rows is None else rows[part]])
+                for one, drawn in chain:
+                    x = one(x, {name: value[part] for name, value in drawn.items()})
+                out[part if rows is None else rows[part]] = x
+        return out
 
     def actions(self, actions: Tensor, plan: list[Any]) -> Tensor:
         """What actions, (b,) or (b, ...), are called on frames that were changed as drawn."""
@@ -138,6 +147,17 @@ class Augment(nn.Module, Buildable):
         return _scattered(actions, parts)
 
 
+def _chains(plan: list[Any]) -> list[tuple[Tensor | None, list[tuple[Augmentation, Drawn]]]]:
+    """Which rows go through which augmentations in turn: all through all, or each share through its own."""
+    if all(rows is None for _, rows, _ in plan):
+        return [(None, [(one, drawn) for one, _, drawn in plan])]
+    return [(rows, [(one, drawn)]) for one, rows, drawn in plan]
+
+
+def _unit(frames: Frames) -> Float[Tensor, "b c h w"]:
+    return frames.float().div_(255) if frames.dtype == torch.uint8 else frames
+
+
 def _scattered(whole: Tensor, parts: list[tuple[Tensor, Tensor]]) -> Tensor:
     """Parts that together have all rows, put to their places; the whole where there are none."""
     if not parts:
@@ -146,53 +166,3 @@ def _scattered(whole: Tensor, parts: list[tuple[Tensor, Tensor]]) -> Tensor:
     for rows, part in parts:
         out[rows] = part.to(out.dtype)
     return out
-
-
-class UCBDrAC:
-    """The bandit that chooses an augmentation (Raileanu et al. 2021, equation 8): argmax of Q(f) + c sqrt(log t / N(f)).
-
-    Q(f) is the mean of the last returns that followed a choice of f. An augmentation that was never chosen comes first.
-
-    Args:
-        arms: number of augmentations.
-        c: how much it explores; in units of the returns.
-        window: how many of an augmentation's last returns count.
-
-    Raises:
-        ValueError: no arm, or no window.
-    """
-
-    def __init__(self, arms: int, c: float = 0.1, window: int = 10):
-        if arms < 1 or window < 1:
-            raise ValueError(f"expected at least one arm and a window of at least 1, got {arms} and {window}")
-        self.c = c
-        self.counts = [0] * arms
-        self.returns: list[deque[float]] = [deque(maxlen=window) for _ in range(arms)]
-
-    def choose(self) -> int:
-        """The augmentation to use next."""
-        if 0 in self.counts:
-            return self.counts.index(0)
-        bonus = math.log(sum(self.counts))
-        bounds = [sum(r) / len(r) + self.c * math.sqrt(bonus / n) for r, n in zip(self.returns, self.counts, strict=True)]
-        return bounds.index(max(bounds))
-
-    def reward(self, index: int, value: float) -> None:
-        """Tells what return followed the choice of an augmentation."""
-        self.counts[index] += 1
-        self.returns[index].append(float(value))
-
-    def state_dict(self) -> dict[str, Any]:
-        """All that `load_state_dict` needs, as plain numbers."""
-        return {"counts": list(self.counts), "returns": [list(values) for values in self.returns]}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from a saved state.
-
-        Raises:
-            ValueError: it has another number of arms.
-        """
-        if len(state["counts"]) != len(self.counts):
-            raise ValueError(f"the saved bandit has {len(state['counts'])} arms, this one has {len(self.counts)}")
-        self.counts = list(state["counts"])
-        self.returns = [deque(values, maxlen=old.maxlen) for values, old in zip(state["returns"], self.returns, strict=True)]

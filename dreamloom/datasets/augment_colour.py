@@ -61,25 +61,33 @@ class ColourJitter(Augmentation):
         return {**drawn, "hue": uniform((batch,), -self.hue, self.hue, generator, device)}
 
     def forward(self, frames: Float[Tensor, "b c h w"], drawn: Drawn) -> Float[Tensor, "b c h w"]:
-        x, _ = as_pictures(frames)
+        x, _ = as_pictures(frames.contiguous())  # a colour in one piece: frames are kept pixel by pixel
         factor = {name: value.view(-1, 1, 1, 1, 1).to(x.dtype) for name, value in drawn.items()}
-        x = (x * factor["brightness"]).clamp(0, 1)
+        x = (x * factor["brightness"]).clamp_(0, 1)
         mean = rgb_to_grayscale(x).mean(dim=(-3, -2, -1), keepdim=True)
-        x = torch.lerp(mean, x, factor["contrast"]).clamp(0, 1)
-        x = torch.lerp(rgb_to_grayscale(x), x, factor["saturation"]).clamp(0, 1)
+        x = (x - mean).mul_(factor["contrast"]).add_(mean).clamp_(0, 1)
+        grey = rgb_to_grayscale(x)
+        x = (x - grey).mul_(factor["saturation"]).add_(grey).clamp_(0, 1)
         return _turned(x, factor["hue"].squeeze(2)).reshape(frames.shape)
 
 
 def _turned(x: Tensor, turn: Tensor) -> Tensor:
     """Turns the hue of RGB pictures (b k 3 h w) by a share of a whole turn."""
-    high, low = x.amax(2), x.amin(2)
-    chroma = high - low
     r, g, b = x.unbind(2)
-    safe = torch.where(chroma > 0, chroma, 1)
-    sixth = torch.where(high == r, (g - b) / safe, torch.where(high == g, 2 + (b - r) / safe, 4 + (r - g) / safe))
-    # The three channels of a hue are one trapezoid, at offsets 5, 3 and 1 (in sixths of a turn).
-    places = [(offset + sixth + 6 * turn) % 6 for offset in (5, 3, 1)]
-    return torch.stack([high - chroma * torch.minimum(k, 4 - k).clamp(0, 1) for k in places], dim=2)
+    high, low = torch.maximum(torch.maximum(r, g), b), torch.minimum(torch.minimum(r, g), b)
+    chroma = high - low
+    # Masks as numbers: products are many times as fast as `where` on a CPU.
+    red = (high == r).to(x.dtype)
+    green = (high == g).to(x.dtype) * (1 - red)
+    blue = 1 - red - green
+    apart = red * (g - b) + green * (b - r) + blue * (r - g)
+    sixth = apart / chroma.clamp(min=1e-12) + (2 * green + 4 * blue + 6 * turn)  # where all are equal, chroma hides it
+    out = torch.empty_like(x)
+    # The three channels of a hue are one trapezoid, at offsets 5, 3 and 1 (in sixths of a turn); frac wants what is positive.
+    for channel, offset in zip(out.unbind(2), (5, 3, 1), strict=True):
+        k = ((sixth + (offset + 6)) / 6).frac_().mul_(6)
+        torch.sub(high, torch.minimum(k, 4 - k).clamp_(0, 1).mul_(chroma), out=channel)
+    return out
 
 
 class RandomConvolution(Augmentation):

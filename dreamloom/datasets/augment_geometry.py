@@ -29,12 +29,16 @@ class Shift(Augmentation):
         return {"shift": whole((batch, 2), -self.pad, self.pad + 1, generator, device)}
 
     def forward(self, frames: Float[Tensor, "b c h w"], drawn: Drawn) -> Float[Tensor, "b c h w"]:
-        # A repeated border is an index that stops at it, so nothing is padded.
+        # With its columns padded, each row of the result is one run of numbers in memory; channels last, as frames are kept.
         b, c, h, w = frames.shape
+        pixels = frames.permute(0, 2, 3, 1)
+        edges = (pixels[:, :, :1].expand(b, h, self.pad, c), pixels[:, :, -1:].expand(b, h, self.pad, c))
+        padded = torch.cat([edges[0], pixels, edges[1]], 2)
         rows = (torch.arange(h, device=frames.device) + drawn["shift"][:, :1]).clamp(0, h - 1)
-        columns = (torch.arange(w, device=frames.device) + drawn["shift"][:, 1:]).clamp(0, w - 1)
-        frames = frames.gather(2, rows[:, None, :, None].expand(b, c, h, w))
-        return frames.gather(3, columns[:, None, None, :].expand(b, c, h, w))
+        rows = rows + h * torch.arange(b, device=frames.device)[:, None]
+        starts = (rows * (w + 2 * self.pad) + self.pad + drawn["shift"][:, 1:]) * c
+        runs = padded.as_strided((padded.numel() - w * c + 1, w * c), (1, 1))
+        return runs.index_select(0, starts.flatten()).view(b, h, w, c).permute(0, 3, 1, 2)
 
 
 class Crop(Shift):

@@ -84,6 +84,16 @@ def level_range(levels: str) -> tuple[int, int]:
     return parse_levels(levels)
 
 
+def overlap(levels: str, others: str) -> bool:
+    """Whether two ranges of levels have one in common.
+
+    Raises:
+        ValueError: one is no range.
+    """
+    (low, high), (first, last) = level_range(levels), level_range(others)
+    return low < last and first < high
+
+
 def _again(data: Dataset, chosen: dict[str, Any]) -> Dataset:
     return subset(data, **chosen)
 

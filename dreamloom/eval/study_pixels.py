@@ -27,7 +27,7 @@ from dreamloom.datasets.atomic import atomic_path
 from dreamloom.datasets.augment import Augment
 from dreamloom.datasets.scores import normalized_score
 from dreamloom.datasets.store import open_dataset
-from dreamloom.datasets.subset import level_range, subset
+from dreamloom.datasets.subset import overlap, subset
 from dreamloom.datasets.types import Transitions
 from dreamloom.eval.arms import Arm
 from dreamloom.eval.fidelity.scores import likeness
@@ -37,6 +37,8 @@ from dreamloom.eval.study_cells import claimed
 if TYPE_CHECKING:
     from dreamloom.eval.study import Study
 
+_JUDGED = 4096  # frames at the least, of which a bandit's rows are
+
 
 @dataclass(frozen=True)
 class Pixels:
@@ -45,6 +47,7 @@ class Pixels:
     Attributes:
         heads: learner's name -> agent of vectors, one seed, that is trained on latents.
         augment: how frames are changed in arms that are `augmented`.
+        judge: levels by which a `UCBDrAC` judges its choices; neither trained on nor tested on.
         levels: that arms learn from unless they say otherwise, and that the return on levels seen is measured on.
         test: levels that no arm may see.
         head_updates: the last so many of all updates, in arms that have latents.
@@ -55,6 +58,7 @@ class Pixels:
 
     heads: dict[str, Agent]
     augment: Augment | None = None
+    judge: str | None = None
     levels: str = "train"
     test: str = "test"
     head_updates: int = 1000
@@ -67,7 +71,7 @@ class Pixels:
         """All that results depend on, as JSON."""
         heads = {name: agent.config for name, agent in self.heads.items()}
         augment = None if self.augment is None else self.augment.config
-        names = ("levels", "test", "head_updates", "stack", "combine", "baseline")
+        names = ("judge", "levels", "test", "head_updates", "stack", "combine", "baseline")
         return {"heads": heads, "augment": augment, **{name: getattr(self, name) for name in names}}
 
     def require(
@@ -85,15 +89,18 @@ class Pixels:
             raise ValueError(f"a study with `pixels` needs {told}")
         if not 0 < self.head_updates < updates:
             raise ValueError(f"pixels.head_updates are a part of all {updates} updates, got {self.head_updates}")
+        if self.judge is not None and overlap(self.judge, self.test):
+            raise ValueError(f"pixels.judge {self.judge} reaches into the levels of pixels.test, {self.test}")
         if self.baseline not in arms:
             raise ValueError(f"pixels.baseline: there is no arm {self.baseline!r}, only {', '.join(arms)}")
         for name, arm in arms.items():
             self._require_arm(name, arm, learners)
 
     def _require_arm(self, name: str, arm: Arm, learners: Mapping[str, Agent]) -> None:
-        (low, high), (first, last) = level_range(arm.levels or self.levels), level_range(self.test)
-        if low < last and first < high:
-            raise ValueError(f"arm {name}: levels {low}:{high} reach into those of the test, {first}:{last}")
+        levels = arm.levels or self.levels
+        for kind, others in (("test", self.test), ("judge", self.judge)):
+            if others is not None and overlap(levels, others):
+                raise ValueError(f"arm {name}: levels {levels} reach into those of pixels.{kind}, {others}")
         if arm.augmented and self.augment is None:
             raise ValueError(f"arm {name} is augmented, and there is no pixels.augment")
         missing = [learner for learner in learners if learner not in self.heads]
@@ -148,9 +155,14 @@ def _frames(study: "Study", environment: str, arm: Arm) -> FrameBuffer:
     data = subset(study.environments[environment], levels=levels)
     if arm.real < 1:
         data = subset(data, rows=max(1, round(arm.real * len(data))), seed=study.seed)
+    augment = copy.deepcopy(study.pixels.augment) if arm.augmented else None
+    judge = None
+    settings: dict[str, Any] = {"stack": study.pixels.stack, "device": _device()}
+    if study.pixels.judge is not None and augment is not None:
+        choose = {"levels": study.pixels.judge, "rows": _JUDGED, "seed": study.seed}
+        judge = FrameBuffer(study.environments[environment], choose=choose, **settings)
     with data:
-        augment = copy.deepcopy(study.pixels.augment) if arm.augmented else None
-        return FrameBuffer(data, stack=study.pixels.stack, augment=augment, device=_device())
+        return FrameBuffer(data, augment=augment, judge=judge, **settings)
 
 
 def _device() -> torch.device:
@@ -171,22 +183,26 @@ def _learner(study: "Study", out: Path, environment: str, learner: str, arm: Arm
             began = time.perf_counter()
             updates = study.updates - study.pixels.head_updates
             train(agent, buffer, updates=updates, batch_size=study.batch_size, seed=study.seed, horizon=study.updates)
-            _save(path, agent, time.perf_counter() - began)
-    return agent, _load(path, agent)
+            _save(path, agent, buffer, time.perf_counter() - began)
+    return agent, _load(path, agent, buffer)
 
 
-def _save(path: Path, agent: Agent, seconds: float) -> None:
+def _save(path: Path, agent: Agent, buffer: FrameBuffer, seconds: float) -> None:
     assert agent.optimizer is not None
     state = {"agent": agent.state_dict(), "optimizer": agent.optimizer.state_dict(), "seconds": seconds}
+    if buffer.augment is not None:
+        state["augment"] = buffer.augment.state_dict()  # what a bandit has found out
     with atomic_path(path) as temporary:
         torch.save(state, temporary)
 
 
-def _load(path: Path, agent: Agent) -> float:
+def _load(path: Path, agent: Agent, buffer: FrameBuffer) -> float:
     assert agent.optimizer is not None
     state = torch.load(path, map_location=agent.device, weights_only=True)
     agent.load_state_dict(state["agent"])
     agent.optimizer.load_state_dict(state["optimizer"])
+    if buffer.augment is not None:
+        buffer.augment.load_state_dict(state["augment"])
     return float(state["seconds"])
 
 
@@ -206,7 +222,8 @@ def _with_heads(study: "Study", learner: str, arm: Arm, agent: Agent, buffer: Fr
         assert study.pixels is not None
         latents = Latents.of(agent, seed=number, combine=study.pixels.combine).to(buffer.device)
         began = time.perf_counter()
-        real = latent_transitions(latents, buffer, seed=study.seed + number, progress=False)
+        member = None if buffer.augment is None else buffer.augment.members(agent.seeds)[number]
+        real = latent_transitions(latents, buffer, seed=study.seed + number, member=member, progress=False)
         made.seconds["encode"] += time.perf_counter() - began
         parts = [real] if arm.keep else []
         if arm.synthetic:

@@ -9,9 +9,13 @@ import torch
 from dreamloom.agents.agent import Agent
 from dreamloom.agents.frames import FrameBuffer
 from dreamloom.datasets.augment import Augment
+from dreamloom.datasets.bandit import UCBDrAC
 from dreamloom.datasets.store import open_dataset
+from dreamloom.datasets.subset import overlap
 from dreamloom.train.agents import Steps
 from dreamloom.train.data import StepLoader, batches_done
+
+_JUDGED = 4096  # frames at the least, of which a bandit's rows are
 
 
 class FrameData(L.LightningDataModule):
@@ -25,7 +29,9 @@ class FrameData(L.LightningDataModule):
         subset_seed: of the draw of `rows`.
         stack: frames of an observation.
         n_step: rewards that are summed before the bootstrap.
-        augment: how frames are changed each time that they are drawn (`dreamloom.datasets.augment.Augment`).
+        augment: how frames are changed each time that they are drawn (`dreamloom.datasets.augment.Augment`, or
+            `dreamloom.datasets.bandit.UCBDrAC`, which finds out which way is best).
+        judge: levels by which UCBDrAC judges its choices; of the same datasets, and none of `levels`.
         batch_size: rows an update, for each seed.
         steps_per_epoch: training steps that Lightning calls an epoch; the trainer's max_steps bounds the run.
     """
@@ -41,6 +47,7 @@ class FrameData(L.LightningDataModule):
         stack: int = 1,
         n_step: int = 1,
         augment: Augment | None = None,
+        judge: str | None = None,
         batch_size: int = 256,
         steps_per_epoch: int = 1000,
     ):
@@ -50,7 +57,9 @@ class FrameData(L.LightningDataModule):
         self.choose: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
         if self.choose:
             self.choose["seed"] = subset_seed
-        self.stack, self.n_step, self.augment = stack, n_step, augment
+        self.stack, self.n_step, self.augment, self.judge = stack, n_step, augment, judge
+        if judge is not None and (levels is None or overlap(judge, levels)):
+            raise ValueError(f"judge {judge}: data.levels must be set, and have no level in common with these; it is {levels}")
         self.batch_size, self.steps_per_epoch = batch_size, steps_per_epoch
         self.frames: FrameBuffer | None = None
         self.attrs: dict[str, Any] = {}
@@ -60,9 +69,11 @@ class FrameData(L.LightningDataModule):
         if self.frames is None:
             with open_dataset(self.paths[0]) as data:
                 self.attrs = data.attrs
-            self.frames = FrameBuffer(
-                self.paths, stack=self.stack, n_step=self.n_step, choose=self.choose, augment=self.augment
-            )
+            judge = None
+            if self.judge is not None:
+                judge = FrameBuffer(self.paths, stack=self.stack, choose={"levels": self.judge, "rows": _JUDGED})
+            settings: dict[str, Any] = {"stack": self.stack, "n_step": self.n_step, "choose": self.choose}
+            self.frames = FrameBuffer(self.paths, augment=self.augment, judge=judge, **settings)
 
     def prepare(self, agent: Agent, seed: int) -> None:
         """Gives agents the sizes and bounds of the data."""
@@ -81,7 +92,10 @@ class FrameData(L.LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Which data it was, kept in checkpoints: an evaluation needs the environment's settings and the levels."""
-        return {"path": [str(path) for path in self.paths], "choose": self.choose, "attrs": self.attrs}
+        found = {"path": [str(path) for path in self.paths], "choose": self.choose, "attrs": self.attrs}
+        return found | ({"augment": self.augment.state_dict()} if isinstance(self.augment, UCBDrAC) else {})
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Nothing to restore."""
+        """A bandit goes on with what it has found out."""
+        if isinstance(self.augment, UCBDrAC) and "augment" in state_dict:
+            self.augment.load_state_dict(state_dict["augment"])
