@@ -3,13 +3,17 @@
 Both arms feed the same learner (discrete CQL, Procgen's network) from the same frames, with a random shift and a colour jitter
 of s and s'. The resident arm keeps each frame once on the device, makes stacks by index and augments whole batches there. The
 other is what most code does: a Dataset that stacks frames, doubles next observations and applies torchvision's transforms to
-one picture at a time, in worker processes. The arms take turns; figures are medians of wall-clock time. `batches_per_s` is
-drawing alone. Latent rows come from an upsampler of the recipe's size; its weights do not matter for the time.
+one picture at a time, in worker processes. Both have the same processor cores in total: `--cores` of them, of which the
+DataLoader's workers take all but one. The arms take turns; figures are medians of wall-clock time. `batches_per_s` is drawing
+alone, after what workers had drawn ahead is used up; `cpu_ms` is what a batch costs a single thread, without waiting, so it
+holds on a busy machine too. Latent rows come from an upsampler whose weights do not matter for the time.
 
     python benchmarks/pixels.py --device cuda --rounds 7 --out benchmarks/pixels.json
+    python benchmarks/pixels.py --encoder nature --width 256 --rows-drawn 2048 --out benchmarks/pixels.json
 """
 
 import argparse
+import os
 import statistics
 import tempfile
 import time
@@ -20,7 +24,7 @@ from typing import Any
 import h5py
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 from torchvision.transforms import v2
 from tqdm import trange
 
@@ -31,7 +35,7 @@ from dreamloom.datasets.augment import Augment, ColourJitter, Shift
 from dreamloom.datasets.types import Transitions
 from dreamloom.diffusion.upsampler import Upsampler
 from dreamloom.eval.provenance import publish
-from dreamloom.nn.encoders import Impala
+from dreamloom.nn.encoders import Impala, Nature
 
 ACTIONS, EPISODE, LATENT = 15, 200, 256
 
@@ -77,8 +81,8 @@ def endless(loader: DataLoader, device: torch.device) -> Iterator[PixelBatch]:
             yield PixelBatch(*(column[None].to(device, non_blocking=True) for column in columns))
 
 
-def learner(buffer: FrameBuffer, device: torch.device) -> DiscreteCQL:
-    agent = DiscreteCQL(vision=Vision(Impala(buffer.shape)))
+def learner(buffer: FrameBuffer, encoder: str, device: torch.device) -> DiscreteCQL:
+    agent = DiscreteCQL(vision=Vision({"impala": Impala, "nature": Nature}[encoder](buffer.shape)))
     agent.prepare(buffer)
     return agent.to(device)
 
@@ -93,27 +97,39 @@ def seconds(work: Callable[[], Any], times: int, device: torch.device) -> float:
     return (time.perf_counter() - start) / times
 
 
+def processor_seconds(work: Callable[[], Any]) -> float:
+    """Seconds of the processor that one call takes."""
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
 def compare(path: Path, args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     augment = Augment([Shift(), ColourJitter()], combine="all").to(device)
     buffer = FrameBuffer(path, stack=args.stack, augment=augment, device=device)
     pictures = Pictures(path, args.stack)
-    loader = DataLoader(
-        pictures, args.batch, shuffle=True, drop_last=True, num_workers=args.workers, persistent_workers=args.workers > 0
-    )
+    workers = args.cores - 1
+    loader = DataLoader(pictures, args.batch, shuffle=True, drop_last=True, num_workers=workers, persistent_workers=workers > 0)
     batches = endless(loader, device)
-    agents = [learner(buffer, device) for _ in range(2)]
+    agents = [learner(buffer, args.encoder, device) for _ in range(2)]
 
     def resident() -> PixelBatch:
         return buffer.sample(args.batch, agents[0].streams())
 
     draws: dict[str, Callable[[], PixelBatch]] = {"resident": resident, "dataloader": lambda: next(batches)}
     updates = {name: lambda a=agent, d=draw: a.update(d()) for agent, (name, draw) in zip(agents, draws.items(), strict=True)}
+    threads = {"resident": args.cores, "dataloader": 1}
     for arm in updates.values():
         arm()
     turns: dict[str, list[dict[str, float]]] = {"update": [], "draw": []}
     for _ in trange(args.rounds, desc="learner"):
-        turns["update"].append({name: seconds(arm, args.updates, device) for name, arm in updates.items()})
-        turns["draw"].append({name: seconds(arm, args.updates, device) for name, arm in draws.items()})
+        for kind, arms in (("update", updates), ("draw", draws)):
+            turns[kind].append({})
+            for name, arm in arms.items():
+                torch.set_num_threads(threads[name])
+                for _ in range(2 * workers + 1):  # what workers draw ahead
+                    draws[name]()
+                turns[kind][-1][name] = seconds(arm, args.updates, device)
     found: dict[str, Any] = {}
     for name in draws:
         found[name] = {
@@ -122,6 +138,11 @@ def compare(path: Path, args: argparse.Namespace, device: torch.device) -> dict[
         }
     for kind, rows in turns.items():
         found[f"{kind}_speedup"] = round(statistics.median(turn["dataloader"] / turn["resident"] for turn in rows), 2)
+    torch.set_num_threads(1)
+    single = {"resident": resident, "dataloader": lambda: default_collate([pictures[row] for row in range(args.batch)])}
+    for name, draw in single.items():
+        found[name]["cpu_ms"] = round(1000 * min(processor_seconds(draw) for _ in range(args.rounds)), 1)
+    torch.set_num_threads(args.cores)
     frame = int(np.prod(pictures.frames.shape[1:]))
     stored = frame * 2 * args.stack + 13  # a stack of s and one of s', as uint8, with action, reward and terminal
     found["bytes_per_transition"] = {"resident": round(buffer.bytes_per_transition), "stored_stacks": stored}
@@ -154,19 +175,21 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--stack", type=int, default=1)
     parser.add_argument("--frames", type=int, default=20_000)
-    parser.add_argument("--workers", type=int, default=2, help="of the DataLoader")
+    parser.add_argument("--cores", type=int, default=2, help="of the processor, for each arm in all")
+    parser.add_argument("--encoder", choices=("impala", "nature"), default="impala")
     parser.add_argument("--width", type=int, default=1024, help="of the upsampler")
     parser.add_argument("--rows-drawn", type=int, default=8192)
-    parser.add_argument("--threads", type=int, help="of torch, in this process")
     parser.add_argument("--out", type=Path, help="keep the JSON here")
     args = parser.parse_args()
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.cores])  # workers inherit it
+    torch.set_num_threads(args.cores)
+    load = os.getloadavg()[0]
     device = torch.device(args.device)
     with tempfile.TemporaryDirectory() as folder:
         found = compare(write_frames(Path(folder, "frames.hdf5"), args.frames), args, device)
-    settings = {name: getattr(args, name) for name in ("batch", "stack", "frames", "workers", "rounds", "updates")}
-    report: dict[str, object] = {"benchmark": "pixels", "settings": settings, **found, "latents": latent_rows(args, device)}
+    settings = {name: getattr(args, name) for name in ("encoder", "batch", "stack", "frames", "cores", "rounds", "updates")}
+    report: dict[str, object] = {"benchmark": "pixels", "settings": settings, "load_before": round(load, 1), **found}
+    report["latents"] = latent_rows(args, device)
     publish(report, args.out, device)
 
 
