@@ -49,7 +49,9 @@ def test_rows_are_what_the_simulator_shows(tmp_path):
         frame, reward, *_ = env.step(data.actions[row])
         assert data.rewards[row] == np.float32(reward)
     env.close()
-    assert data.timeouts[:].nonzero()[0].tolist() == [3, 7]
+    np.testing.assert_array_equal(data.observations[4], frame)  # after the last step
+    assert data.infos["last_frame"][:].nonzero()[0].tolist() == data.timeouts[:].nonzero()[0].tolist() == [4, 9]
+    assert not data.actions[4].any()
     assert set(data.infos["level_seed"][:].tolist()) <= {3, 4}
     assert (data.attrs["env"], data.fps) == ("cheetah-run", 50.0)
     assert data.attrs["source"]["distraction"] == "easy"
@@ -93,8 +95,8 @@ def test_an_episode_becomes_v_d4rls(tmp_path):
     record(tmp_path / "a.hdf5")
     assert main(["data", "convert", str(tmp_path / "a.hdf5"), "--to", f"vd4rl:{tmp_path / 'b.hdf5'}"]) == 0
     with open_dataset(tmp_path / "b.hdf5") as data, open_dataset(tmp_path / "a.hdf5") as source:
-        np.testing.assert_array_equal(data.observations[:], source.observations[:])
-        np.testing.assert_array_equal(data.actions[:3], source.actions[:3])
+        for name in ("observations", "actions", "rewards", "terminals", "timeouts"):
+            np.testing.assert_array_equal(getattr(data, name)[:], getattr(source, name)[:])
 
 
 def test_without_dm_control_one_line_tells_what_to_install(tmp_path, monkeypatch, capsys):
@@ -109,7 +111,12 @@ def test_without_dm_control_one_line_tells_what_to_install(tmp_path, monkeypatch
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [({"steps": 0}, "--steps 0: must be at least 1"), ({"policy": "sac"}, "unknown policy 'sac'"), ({"levels": "3"}, "LO:HI")],
+    [
+        ({"steps": 0}, "--steps 0: must be at least 1"),
+        ({"policy": "sac"}, "unknown policy 'sac'"),
+        ({"levels": "3"}, "LO:HI"),
+        ({"segment": 501}, "at most an episode, 500 steps"),
+    ],
 )
 def test_a_users_mistake_is_named(tmp_path, options, words):
     with pytest.raises(ValueError, match=words):

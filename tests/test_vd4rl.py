@@ -1,5 +1,6 @@
 """V-D4RL's files, laid out as published: flat HDF5 and an archive an episode, read and written exactly."""
 
+import gymnasium
 import h5py
 import numpy as np
 import pytest
@@ -7,6 +8,8 @@ import pytest
 from dreamloom import cli
 from dreamloom.datasets import atomic
 from dreamloom.datasets.convert import save_dataset
+from dreamloom.datasets.gymnasium_env import record
+from dreamloom.datasets.policies import parse_mixture, random
 from dreamloom.datasets.store import DatasetError, open_dataset
 from dreamloom.datasets.transitions import load_transitions
 
@@ -100,6 +103,48 @@ def test_written_and_read_again_is_the_same(tmp_path, source, target):
     for name, (array, *rest) in expected.items():
         np.testing.assert_array_equal(found[name][0], array, err_msg=name)
         assert list(found[name][1:]) == rest, name
+
+
+class Clock(gymnasium.Env):
+    """Ends by the clock, as the control suite does with an action repeat of 2; each frame tells its number."""
+
+    observation_space = gymnasium.spaces.Box(0, 255, (4, 4, 3), np.uint8)
+    action_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+    limit = 500
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.age = 0
+        return self._seen(), {}
+
+    def step(self, action):
+        self.age += 1
+        return self._seen(), float(action[0]), False, self.age == self.limit, {}
+
+    def _seen(self):
+        return np.full((4, 4, 3), self.age % 256, np.uint8)
+
+
+def test_an_episode_that_is_recorded_has_501_frames_as_published(tmp_path):
+    settings = {"steps": 1000, "size": 4, "seed": 0, "segment": 500, "crop": "stretch"}
+    mixture = parse_mixture("random", {"random": random})
+    record(Clock(), lambda seen: seen, mixture, tmp_path / "ours.hdf5", settings, {}, closing=True)
+    with open_dataset(tmp_path / "ours.hdf5") as data:
+        assert len(data.actions) == 2 * 501
+        assert data.timeouts[:].nonzero()[0].tolist() == data.infos["last_frame"][:].nonzero()[0].tolist() == [500, 1001]
+        assert len(load_transitions(data)) == 1000
+        assert save_dataset(data, f"vd4rl:{tmp_path / 'flat.hdf5'}") == 1000
+        actions, rewards = data.actions[:], data.rewards[:]
+    with h5py.File(tmp_path / "flat.hdf5") as file:
+        assert file["observation"].shape == (1002, 3, 4, 4)
+        assert file["observation"][:, 0, 0, 0].tolist() == [t % 256 for t in range(501)] * 2
+        assert np.flatnonzero(file["step_type"][:] == 0).tolist() == [0, 501]
+        assert np.flatnonzero(file["step_type"][:] == 2).tolist() == [500, 1001]
+        assert (file["discount"][:] == 1).all()
+        for first in (0, 501):  # the step that led INTO a frame stands with it
+            np.testing.assert_array_equal(file["action"][first + 1 : first + 501], actions[first : first + 500])
+            np.testing.assert_array_equal(file["reward"][first + 1 : first + 501], rewards[first : first + 500])
+            assert not file["action"][first].any()
 
 
 def test_a_published_folder_of_files_is_one_dataset(tmp_path, capsys):

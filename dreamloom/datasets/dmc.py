@@ -10,6 +10,8 @@ from dreamloom.datasets.gymnasium_env import record
 from dreamloom.datasets.policies import parse_mixture, random, sticky
 from dreamloom.datasets.procgen import parse_levels
 
+_STEPS = 1000  # of the simulator, in an episode
+
 
 def collect_dmc(
     *,
@@ -23,7 +25,7 @@ def collect_dmc(
     policy: str = "random",
     action_repeat: int = 2,
     seed: int = 0,
-    segment: int = 500,
+    segment: int | None = None,
 ) -> None:
     """Records the DeepMind Control Suite from pixels to one HDF5 file (the layout is docs/data.md).
 
@@ -33,7 +35,7 @@ def collect_dmc(
 
     Args:
         task: cheetah-run, walker-walk or humanoid-walk.
-        steps: rows to record.
+        steps: to record; each episode has one row more, for the frame after its last step, as V-D4RL's 501 frames.
         out: the file to make.
         size: side of the frames in pixels; V-D4RL's are 84 and 64.
         distraction: none, easy, medium or hard: other colours and backgrounds, still for an episode (Stone et al. 2021).
@@ -42,7 +44,7 @@ def collect_dmc(
         policy: random, sticky (holds actions), module:callable, or a weighted list of these; each segment plays one.
         action_repeat: steps of the simulator for one action; episodes have 1000 of them.
         seed: fixes all that is recorded.
-        segment: steps between two points from which a killed recording can go on; by default an episode.
+        segment: steps between two points from which a killed recording can go on; an episode, or less to cut it short.
 
     Examples:
         dreamloom collect dmc --task walker-walk --steps 5000 --out data/walker.hdf5
@@ -51,9 +53,13 @@ def collect_dmc(
     Raises:
         ValueError: dm_control is missing or cannot render here, an unknown task or policy, or `out` exists.
     """
-    for name, value in {"steps": steps, "size": size, "segment": segment, "action-repeat": action_repeat}.items():
+    for name, value in {"steps": steps, "size": size, "action-repeat": action_repeat}.items():
         if value < 1:
             raise ValueError(f"--{name} {value}: must be at least 1")
+    episode = -(-_STEPS // action_repeat)
+    segment = episode if segment is None else segment
+    if not 1 <= segment <= episode:
+        raise ValueError(f"--segment {segment}: must be at least 1 and at most an episode, {episode} steps")
     for name, choice, choices in (("task", task, Task), ("distraction", distraction, Distraction)):
         if choice not in get_args(choices):
             raise ValueError(f"--{name} {choice!r}: choose from {', '.join(get_args(choices))}")
@@ -77,4 +83,4 @@ def collect_dmc(
         **plan,
     }
     versions = {name: version(name) for name in ("dm-control", "mujoco")}
-    record(made, lambda observation: observation, mixture, out, settings, {"env": task, "versions": versions})
+    record(made, lambda observation: observation, mixture, out, settings, {"env": task, "versions": versions}, closing=True)

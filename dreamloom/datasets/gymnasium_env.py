@@ -71,6 +71,8 @@ def record(
     out: Path,
     settings: dict[str, Any],
     attrs: dict[str, Any],
+    *,
+    closing: bool = False,
 ) -> None:
     """Records an environment, and closes it.
 
@@ -81,6 +83,8 @@ def record(
         out: the file to make.
         settings: all that the rows depend on; of these `steps`, `size`, `seed`, `segment` and `crop` are used here.
         attrs: further attributes of the file.
+        closing: whether the frame after a segment's last step is kept, in a row without a step (zeros, a timeout, and 1 in
+            `infos/last_frame`); then an episode may end nowhere but there.
 
     Raises:
         ValueError: other than discrete or bounded continuous actions, or `out` exists.
@@ -91,6 +95,9 @@ def record(
         columns["infos/level_seed"] = Column(np.int32)
     attrs = {"fps": _fps(made), "policy_names": mixture.names, **_action_names(made), **attrs}
     bounds = split_rows(steps, -(-steps // segment))
+    if closing:
+        columns["infos/last_frame"] = Column(np.uint8)
+        bounds = bounds + np.arange(len(bounds))
     with (
         made,
         Recorder(out, columns, bounds, settings=settings, attrs=attrs) as recorder,
@@ -98,7 +105,7 @@ def record(
     ):
         for number in recorder.segments:
             start, end = bounds[number : number + 2].tolist()
-            play = _play(made, show, mixture, np.random.SeedSequence([seed, number]), end - start)
+            play = _play(made, show, mixture, np.random.SeedSequence([seed, number]), end - start, closing)
             for row, block in _blocks(play, start):
                 block["observations"] = np.stack([square(frame, size, settings["crop"]) for frame in block["observations"]])
                 recorder.write([(name, row, array) for name, array in block.items()])
@@ -153,30 +160,37 @@ def _action_names(env: gymnasium.Env) -> dict[str, list[str]]:
 
 
 def _play(
-    env: gymnasium.Env, show: Callable[[Any], np.ndarray], mixture: Mixture, seed: np.random.SeedSequence, rows: int
+    env: gymnasium.Env,
+    show: Callable[[Any], np.ndarray],
+    mixture: Mixture,
+    seed: np.random.SeedSequence,
+    rows: int,
+    closing: bool,
 ) -> Iterator[dict[str, Any]]:
     """The rows of one segment, from a seeded reset on; the episode that the segment cuts has timed out."""
     env_seed, policy_seed = seed.spawn(2)
     act, (policy,) = mixture.start(1, env.action_space, np.random.default_rng(policy_seed))
     observation, _ = env.reset(seed=int(env_seed.generate_state(1)[0]) >> 1)
     first = True
-    for left in reversed(range(rows)):
-        frame = np.array(show(observation))
-        level = {"infos/level_seed": env.unwrapped.level_seed} if hasattr(env.unwrapped, "level_seed") else {}
-        (action,) = act(frame[None], np.array([first]))
+    for left in reversed(range(rows - closing)):
+        row = {"observations": np.array(show(observation)), **_told(env, policy, closing)}
+        (action,) = act(row["observations"][None], np.array([first]))
         observation, reward, terminal, truncated, _ = env.step(action)
         first = bool(terminal or truncated)
-        yield {
-            "observations": frame,
-            "actions": action,
-            "rewards": reward,
-            "terminals": terminal,
-            "timeouts": not terminal and (truncated or left == 0),
-            "infos/policy": policy,
-            **level,
-        }
+        timeout = not terminal and (truncated or left == 0) and not closing
+        yield {**row, "actions": action, "rewards": reward, "terminals": terminal, "timeouts": timeout}
+        assert not closing or not (terminal or (first and left)), "an episode ends with its segment"
         if first and left:
             observation, _ = env.reset()
+    if closing:
+        none = {"actions": np.zeros_like(action), "rewards": 0.0, "terminals": False, "timeouts": True}
+        yield {"observations": np.array(show(observation)), **_told(env, policy, closing), **none, "infos/last_frame": 1}
+
+
+def _told(env: gymnasium.Env, policy: Any, closing: bool) -> dict[str, Any]:
+    """The columns `infos/*` of a row with a step."""
+    level = {"infos/level_seed": env.unwrapped.level_seed} if hasattr(env.unwrapped, "level_seed") else {}
+    return {"infos/policy": policy, **level, **({"infos/last_frame": 0} if closing else {})}
 
 
 def _blocks(rows: Iterator[dict[str, Any]], start: int) -> Iterator[tuple[int, dict[str, Any]]]:
