@@ -91,6 +91,7 @@ def _rows(m: dict[str, Any]) -> Iterator[Row]:
 def _model_rows(m: dict[str, Any]) -> Iterator[Row]:
     if t := m.get("tokenizer"):
         yield "tokenizer PSNR, dB", f"{t['psnr']:.2f}", f"SSIM {t['ssim']:.3f}"
+    if (t := m.get("tokenizer")) and "codes" in t:
         yield "codes in use", f"{t['code_usage']:.0%} of {t['codes']}", f"perplexity {t['code_perplexity']:.0f}"
         yield "tokens a frame", str(t["tokens_per_frame"]), ""
     if t := m.get("teacher_forced"):

@@ -4,19 +4,18 @@ It differs from the paper in rotary time positions, QK-norm and a cosine codeboo
 in `recipes/coinrun/paper_tokenizer.yaml`.
 """
 
-import torch
 import torch.nn.functional as F
-from einops import rearrange
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from dreamloom.nn.attention import Backend
 from dreamloom.nn.build import Buildable
-from dreamloom.nn.transformer import FrameCache, SpaceTimeTransformer
+from dreamloom.nn.transformer import FrameCache
+from dreamloom.tokenizers.patches import PatchTransformers
 from dreamloom.tokenizers.quantizers import Quantizer, code_use
 
 
-class Tokenizer(nn.Module, Buildable):
+class Tokenizer(PatchTransformers, Buildable):
     """Encoder, quantizer, decoder.
 
     Args:
@@ -48,45 +47,25 @@ class Tokenizer(nn.Module, Buildable):
         time_every: int = 1,
         backend: Backend = "sdpa",
     ):
-        super().__init__()
-        if size % patch:
-            raise ValueError(f"patch must divide size, got patch {patch} and size {size}")
-        self.size, self.patch, self.channels = size, patch, channels
-        self.grid = size // patch
+        super().__init__(
+            width,
+            size=size,
+            channels=channels,
+            patch=patch,
+            width=width,
+            heads=heads,
+            encoder_depth=encoder_depth,
+            decoder_depth=decoder_depth,
+            window=window,
+            time_every=time_every,
+            backend=backend,
+        )
         self.quantizer = quantizer
-        pixels = channels * patch * patch
-        self.encoder_in = nn.Linear(pixels, width)
-        self.encoder_place = nn.Parameter(0.02 * torch.randn(self.tokens, width))
-        self.encoder = SpaceTimeTransformer(width, encoder_depth, heads, window=window, time_every=time_every, backend=backend)
-        self.decoder_in = nn.Linear(width, width)
-        self.decoder_place = nn.Parameter(0.02 * torch.randn(self.tokens, width))
-        self.decoder = SpaceTimeTransformer(width, decoder_depth, heads, window=window, time_every=time_every, backend=backend)
-        self.decoder_out = nn.Linear(width, pixels)
-
-    @property
-    def tokens(self) -> int:
-        """Tokens n of a frame."""
-        return self.grid * self.grid
 
     @property
     def codes(self) -> int:
         """Codebook size k."""
         return self.quantizer.codes
-
-    def _patches(self, frames: Tensor) -> Float[Tensor, "b t n p"]:
-        return rearrange(frames * 2 - 1, "b t c (h p) (w q) -> b t (h w) (c p q)", p=self.patch, q=self.patch)
-
-    def _frames(self, features: Float[Tensor, "b t n d"]) -> Float[Tensor, "b t c h w"]:
-        pixels = self.decoder_out(features)
-        return rearrange(
-            pixels, "b t (h w) (c p q) -> b t c (h p) (w q)", h=self.grid, c=self.channels, p=self.patch
-        ) / 2 + 0.5  # fmt: skip
-
-    def _encode_in(self, frames: Tensor) -> Tensor:
-        return self.encoder_in(self._patches(frames)) + self.encoder_place
-
-    def _decode_in(self, quantized: Tensor) -> Tensor:
-        return self.decoder_in(quantized) + self.decoder_place
 
     def forward(
         self, frames: Float[Tensor, "b t c h w"]

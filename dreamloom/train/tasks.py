@@ -9,6 +9,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
 from dreamloom.datasets.types import Clip
+from dreamloom.tokenizers.autoencoder import Autoencoder
 from dreamloom.tokenizers.st_vivit import Tokenizer
 from dreamloom.train.optimizers import adamw, warmup_then_cosine
 from dreamloom.worldmodels.dynamics import Dynamics
@@ -106,6 +107,17 @@ class TokenizerTask(Task):
     """
 
     def __init__(self, model: Tokenizer, **kwargs: Any):
+        super().__init__(model, **kwargs)
+
+
+class AutoencoderTask(Task):
+    """Trains a continuous autoencoder to reconstruct clips of which it sees a part.
+
+    Args:
+        model: the autoencoder.
+    """
+
+    def __init__(self, model: Autoencoder, **kwargs: Any):
         super().__init__(model, **kwargs)
 
 

@@ -8,8 +8,11 @@ from torch import Tensor, nn
 
 from dreamloom.datasets.types import Clip
 from dreamloom.diffusion.training import generator_of_step
+from dreamloom.tokenizers.autoencoder import Autoencoder
 from dreamloom.train.tasks import Task, actions_between, to_unit
 from dreamloom.worldmodels.diffusion_world import DiffusionWorld, NextFrameDenoiser
+from dreamloom.worldmodels.forcing import ForcingDynamics
+from dreamloom.worldmodels.forcing_world import ForcingWorld
 from dreamloom.worldmodels.labels import action_names_of
 from dreamloom.worldmodels.latent_actions import LatentActions
 from dreamloom.worldmodels.parts import load_part
@@ -93,3 +96,28 @@ class DiffusionWorldTask(WorldTask):
         compute = self.compute if self.training else self.world.denoiser.loss
         actions = actions_between(clip, self.world.latent_actions)
         return compute(to_unit(clip.frames), actions, self.step_generator())
+
+
+class ForcingWorldTask(WorldTask):
+    """Trains the dynamics of a world on latents of a frozen autoencoder, under true actions or those of a frozen model.
+
+    Args:
+        model: the dynamics; its tokens and latents must fit the autoencoder.
+        autoencoder: checkpoint of the autoencoder, or the folder of its runs, whose newest is taken.
+        latent_actions: likewise of a latent action model; null trains on the dataset's own discrete actions.
+        steps: default steps a frame of the world.
+    """
+
+    def __init__(
+        self, model: ForcingDynamics, *, autoencoder: str, latent_actions: str | None = None, steps: int = 4, **kwargs: Any
+    ):
+        actions = None if latent_actions is None else load_part(latent_actions, LatentActions)
+        world = ForcingWorld(load_part(autoencoder, Autoencoder), copy.deepcopy(model), actions, steps=steps)
+        super().__init__(model, world, world.dynamics, **kwargs)
+
+    def loss(self, clip: Clip) -> tuple[Tensor, dict[str, Tensor]]:
+        """Of the trained weights, or in validation of their average."""
+        compute = self.compute if self.training else self.world.dynamics.loss
+        with torch.no_grad():
+            latents = self.world.autoencoder.encode(to_unit(clip.frames)).float()
+        return compute(latents, actions_between(clip, self.world.latent_actions), self.step_generator())

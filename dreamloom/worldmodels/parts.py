@@ -13,11 +13,14 @@ ALLOWED = frozenset(
         "dreamloom.tokenizers.quantizers.VQ",
         "dreamloom.tokenizers.quantizers.FSQ",
         "dreamloom.tokenizers.st_vivit.Tokenizer",
+        "dreamloom.tokenizers.autoencoder.Autoencoder",
         "dreamloom.worldmodels.latent_actions.LatentActions",
         "dreamloom.worldmodels.dynamics.Dynamics",
         "dreamloom.worldmodels.genie.Genie",
         "dreamloom.worldmodels.diffusion_world.NextFrameDenoiser",
         "dreamloom.worldmodels.diffusion_world.DiffusionWorld",
+        "dreamloom.worldmodels.forcing.ForcingDynamics",
+        "dreamloom.worldmodels.forcing_world.ForcingWorld",
     }
 )
 

@@ -45,6 +45,11 @@ def reconstruct(tokenizer: Tokenizer, tokens: Int[Tensor, "b t n"]) -> UInt8[Ten
     return torch.cat([(tokenizer.decode(part.to(device)) * 255).round().to(torch.uint8).cpu() for part in parts])
 
 
+def likeness_scores(frames: UInt8[Tensor, "b t c h w"], decoded: UInt8[Tensor, "b t c h w"]) -> dict[str, float]:
+    """What codes or latents keep of frames: `psnr`, `ssim`."""
+    return {"psnr": float(psnr(frames, decoded).mean()), "ssim": float(ssim(frames, decoded).mean())}
+
+
 def tokenizer_scores(
     tokenizer: Tokenizer,
     frames: UInt8[Tensor, "b t c h w"],
@@ -53,8 +58,7 @@ def tokenizer_scores(
 ) -> dict[str, float]:
     """The tokenizer's ceiling: `psnr`, `ssim`, `code_usage`, `code_perplexity`, `codes`, `tokens_per_frame`."""
     use = {name: float(value) for name, value in code_use(tokens, tokenizer.codes).items()}
-    likeness = {"psnr": float(psnr(frames, decoded).mean()), "ssim": float(ssim(frames, decoded).mean())}
-    return {**likeness, **use, "codes": tokenizer.codes, "tokens_per_frame": tokenizer.tokens}
+    return {**likeness_scores(frames, decoded), **use, "codes": tokenizer.codes, "tokens_per_frame": tokenizer.tokens}
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from dreamloom.eval.heldout import Episodes
 from dreamloom.eval.inverse import InverseModel, fit_inverse, scores
 from dreamloom.eval.latency import step_latency
 from dreamloom.eval.protocols import control as controls
-from dreamloom.eval.protocols.genie import teacher_forced, tokenizer_scores, uncached_latency
+from dreamloom.eval.protocols.genie import likeness_scores, teacher_forced, tokenizer_scores, uncached_latency
 from dreamloom.eval.protocols.rollout import HORIZONS, Take, curve, drift, likeness, merged
 from dreamloom.eval.protocols.trial import Trial
 from dreamloom.worldmodels.labels import motions_of_actions
@@ -46,7 +46,7 @@ def rollouts(trial: Trial) -> Section:
 def _shown(trial: Trial, name: str, taken: Take) -> dict[str, UInt8[Tensor, "b s c h w"]]:
     """The frames that stand beside the truth: the dream, and what bounds it from below and above."""
     rows = {"rollout": taken.dream, "copy_last": taken.copied}
-    if trial.genie is not None:
+    if trial.decodes:
         decoded = trial.near_decoded if name == "near" else trial.far_decoded
         rows["ceiling"] = decoded[:, trial.context :]
     return rows
@@ -59,9 +59,12 @@ def _too_short(trial: Trial, horizon: int) -> str:
 
 def genie(trial: Trial) -> Section:
     """`tokenizer` and `teacher_forced`."""
-    if trial.genie is None:
-        return {"notes": {"tokenizer": "the world is not a Genie", "teacher_forced": "the world is not a Genie"}}
     frames = trial.near.clip.frames
+    if trial.genie is None:
+        notes = {"teacher_forced": "the world has no tokens"}
+        if not trial.decodes:
+            return {"notes": {**notes, "tokenizer": "the world has no tokenizer"}}
+        return {"tokenizer": likeness_scores(frames, trial.near_decoded), "notes": notes}
     return {
         "tokenizer": tokenizer_scores(trial.genie.tokenizer, frames, trial.tokens, trial.near_decoded),
         "teacher_forced": teacher_forced(trial.genie.dynamics, trial.tokens, trial.near.actions),
@@ -88,7 +91,7 @@ def distances(trial: Trial, i3d: Path | None) -> Section:
 
 def _kinds(trial: Trial) -> dict[str, UInt8[Tensor, "b s c h w"]]:
     kinds = {"real": trial.near.truth, "dream": trial.near.dream}
-    if trial.genie is not None:
+    if trial.decodes:
         kinds["recon"] = trial.near_decoded[:, trial.context :]
     return kinds
 

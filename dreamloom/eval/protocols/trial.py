@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import gymnasium
 import torch
@@ -73,6 +74,11 @@ class Trial:
     def genie(self) -> Genie | None:
         """The world, if it is a Genie: some questions can only be put to one."""
         return self.world if isinstance(self.world, Genie) else None
+
+    @property
+    def decodes(self) -> bool:
+        """Whether the world dreams in codes or latents of frames, so that what these keep is a ceiling."""
+        return self.genie is not None or hasattr(self.world, "reconstruct")
 
     @property
     def latent(self) -> torch.nn.Module | None:
@@ -151,13 +157,19 @@ class Trial:
 
     @cached_property
     def near_decoded(self) -> UInt8[Tensor, "b t c h w"]:
-        """What the tokenizer keeps of the clips of `near`; Genie only."""
-        assert self.genie is not None
-        return reconstruct(self.genie.tokenizer, self.tokens)
+        """What codes or latents keep of the clips of `near`; only of a world that decodes."""
+        if self.genie is not None:
+            return reconstruct(self.genie.tokenizer, self.tokens)
+        return self._reconstructed(self.near)
 
     @cached_property
     def far_decoded(self) -> UInt8[Tensor, "b t c h w"]:
-        """What the tokenizer keeps of the clips of `far`; Genie only."""
-        assert self.genie is not None
+        """What codes or latents keep of the clips of `far`; only of a world that decodes."""
         assert self.far is not None
-        return reconstruct(self.genie.tokenizer, tokenize(self.genie.tokenizer, self.far.clip.frames))
+        if self.genie is not None:
+            return reconstruct(self.genie.tokenizer, tokenize(self.genie.tokenizer, self.far.clip.frames))
+        return self._reconstructed(self.far)
+
+    def _reconstructed(self, taken: Take) -> UInt8[Tensor, "b t c h w"]:
+        world: Any = self.world
+        return torch.cat([world.reconstruct(part).cpu() for part in taken.clip.frames.split(4)])
