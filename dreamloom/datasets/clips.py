@@ -168,7 +168,10 @@ class ClipSource:
         Returns:
             frames (b, t, c, h, w) uint8 and, where the file has them, actions, rewards and terminals of the same rows.
         """
-        rows = self.rows(seed, step, batch_size, rank=rank, world_size=world_size)
+        return self.take(self.rows(seed, step, batch_size, rank=rank, world_size=world_size))
+
+    def take(self, rows: np.ndarray) -> Clip:
+        """The clips of some rows (b, t), which lie in steps of `stride`."""
         index = torch.from_numpy(rows)
         columns = {name: column[index.to(column.device)] for name, column in self._columns.items()}
         return Clip(frames=self._frames.gather(rows), **columns)

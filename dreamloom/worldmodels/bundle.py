@@ -26,6 +26,7 @@ from dreamloom.worldmodels.genie import Genie
 from dreamloom.worldmodels.labels import action_names_of
 from dreamloom.worldmodels.latent_actions import LatentActions
 from dreamloom.worldmodels.maskgit import Order
+from dreamloom.worldmodels.outcomes import Outcomes, from_bytes, judged, load_outcomes, to_bytes
 from dreamloom.worldmodels.parts import ALLOWED, load_part, trained_levels
 from dreamloom.worldmodels.playable import Playable, identity_of_data
 from dreamloom.worldmodels.prompts import choose_prompts
@@ -33,6 +34,7 @@ from dreamloom.worldmodels.world import Sampling
 
 FORMAT, VERSION = "dreamloom-world", 2
 CONFIG, WEIGHTS, METRICS, CARD = "world.yaml", "weights.safetensors", "metrics.json", "README.md"
+OUTCOMES = "outcomes.safetensors"
 
 
 class BundleError(ValueError):
@@ -47,6 +49,7 @@ def bundle(
     tokenizer: Path | None = None,
     dynamics: Path | None = None,
     latent_actions: Path | None = None,
+    outcomes: Path | None = None,
     name: str | None = None,
     prompts: int = 8,
     prompt_frames: int = 4,
@@ -75,6 +78,7 @@ def bundle(
         tokenizer: likewise of a Genie's tokenizer.
         dynamics: likewise of its dynamics.
         latent_actions: likewise of its latent action model, if the dynamics was trained on one.
+        outcomes: likewise of heads that tell rewards and endings (recipes/coinrun/outcomes.yaml); kept with the world.
         name: short name; the folder's by default.
         prompts: number of starts to choose from.
         prompt_frames: frames of each; several show the model how things move.
@@ -97,7 +101,9 @@ def bundle(
     )
     made.action_names = action_names_of(made, data)
     made.sampling = Sampling(*made.asked(Sampling(steps, temperature)))
-    save_bundle(made, out, precision=precision, metrics=metrics, notes=notes.read_text() if notes else "")
+    heads = load_outcomes(outcomes) if outcomes else None
+    text = notes.read_text() if notes else ""
+    save_bundle(made, out, precision=precision, metrics=metrics, notes=text, outcomes=heads)
     size = sum(f.stat().st_size for f in out.iterdir()) / 1e6
     print(f"saved {out} ({size:.1f} MB): {', '.join(made.action_names)}\nplay it: dreamloom play {out}")
 
@@ -125,8 +131,9 @@ def save_bundle(
     precision: Literal["float32", "float16"] = "float32",
     metrics: Path | None = None,
     notes: str = "",
+    outcomes: Outcomes | None = None,
 ) -> None:
-    """Writes a world as a folder; the old one, if any, is replaced when the new one is whole."""
+    """Writes a world as a folder, with heads for rewards and endings; an old one is replaced when the new one is whole."""
     folder = Path(folder)
     half = precision == "float16"
     weights = {k: (v.half() if half and v.is_floating_point() else v).contiguous().cpu() for k, v in world.state_dict().items()}
@@ -141,6 +148,8 @@ def save_bundle(
     contents = {WEIGHTS: payload, CONFIG: yaml.safe_dump(config, sort_keys=False).encode()}
     if metrics:
         contents[METRICS] = metrics.read_bytes()
+    if outcomes:
+        contents[OUTCOMES] = to_bytes(outcomes)
     contents[CARD] = card(world, json.loads(contents.get(METRICS, b"null")), notes).encode()
     _replace_folder(folder, contents)
 
@@ -161,24 +170,28 @@ def _replace_folder(folder: Path, contents: dict[str, bytes]) -> None:
         new.rename(folder)
 
 
-def load_world(path: str | Path, *, device: torch.device | str = "cpu") -> Any:
+def load_world(path: str | Path, *, device: torch.device | str = "cpu", outcomes: str | Path | None = None) -> Any:
     """Loads a world.
 
     Args:
         path: a folder made by `bundle`, the name of a world that comes with dreamloom ("coinrun"), "hf://org/name"; or, of a
             world that is trained whole, a checkpoint or the folder of its runs, whose newest checkpoint is taken.
         device: where it shall compute.
+        outcomes: checkpoint of heads that tell rewards and endings; those of the bundle by default, if it has any.
 
     Returns:
-        A `World`, which is a module in eval mode.
+        A `World`: a module in eval mode, or `Judged` where there are heads.
 
     Raises:
         BundleError: if the files are missing, foreign, truncated or changed.
     """
-    located = _located(str(path))
+    located, heads = _located(str(path)), load_outcomes(outcomes) if outcomes else None
     try:
         world = _of_checkpoint(located) if located.is_file() else _of_folder(located)
-        return by_columns(world).to(device).eval().requires_grad_(False)
+        world = by_columns(world).to(device).eval().requires_grad_(False)
+        if heads is None and (located / OUTCOMES).is_file():
+            heads = from_bytes((located / OUTCOMES).read_bytes())
+        return judged(world, heads)
     except Exception as error:  # a stranger's file can break in any way; the user needs one sentence
         reason = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
         raise BundleError(f"{located} is not a world that can be loaded: {reason}") from error
@@ -188,7 +201,7 @@ def _located(path: str) -> Path:
     if path.startswith("hf://"):
         from huggingface_hub import snapshot_download
 
-        return Path(snapshot_download(path.removeprefix("hf://"), allow_patterns=[CONFIG, WEIGHTS, METRICS, CARD]))
+        return Path(snapshot_download(path.removeprefix("hf://"), allow_patterns=[CONFIG, WEIGHTS, METRICS, CARD, OUTCOMES]))
     if (Path(path) / CONFIG).is_file() or any(Path(path).glob("*.safetensors")):
         return Path(path)
     if Path(path).exists():

@@ -17,6 +17,7 @@ from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
 from dreamloom.worldmodels.bundle import load_world
+from dreamloom.worldmodels.outcomes import Outcomes, RewardLabeler, judged
 from dreamloom.worldmodels.starts import DataStarts, PromptStarts, StartAt, Starts
 from dreamloom.worldmodels.world import Outcome, Sampling, replace_states, select_states
 
@@ -34,6 +35,8 @@ class ImaginedVectorEnv(VectorEnv):
         context: frames that a rollout starts from; as many as the world's prompts have by default.
         curriculum: for `backward` starts, the steps (of all copies) until they are drawn from whole episodes.
         horizon: steps after which a rollout is truncated; None for never.
+        outcomes: heads that tell rewards and endings, or their checkpoint; by default those that a world has.
+        rewards: a callable that tells rewards from frames instead, see `dreamloom.worldmodels.outcomes.RewardLabeler`.
         penalty: how much of its uncertainty is taken off each reward (as in MOPO, Yu et al. 2020).
         steps: of the sampler, a frame; the world's own where None.
         temperature: of the sampler; likewise.
@@ -57,6 +60,8 @@ class ImaginedVectorEnv(VectorEnv):
         context: int | None = None,
         curriculum: int = 100_000,
         horizon: int | None = 64,
+        outcomes: str | Path | Outcomes | None = None,
+        rewards: RewardLabeler | None = None,
         penalty: float = 0.0,
         steps: int | None = None,
         temperature: float | None = None,
@@ -70,7 +75,7 @@ class ImaginedVectorEnv(VectorEnv):
             raise ValueError("start_at and context choose from a dataset: give `starts`")
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.world = load_world(world, device=device) if isinstance(world, str | Path) else world
+        self.world = judged(load_world(world, device=device) if isinstance(world, str | Path) else world, outcomes, rewards)
         self.starts: Starts = PromptStarts(self.world.prompts)
         if starts is not None:
             self.starts = DataStarts(starts, self.world, at=start_at, length=context)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from dreamloom.worldmodels.world import World
 StartAt = Literal["uniform", "first", "backward"]
 
 
+@runtime_checkable
 class Starts(Protocol):
     """What a rollout starts from. `progress`, from 0 to 1, moves the starts of a curriculum."""
 
@@ -89,6 +90,8 @@ class DataStarts:
             keep = (counts > 0) & (_rewarded(data, counts > 0) if at == "backward" else True)
             self.windows, self.ends = Windows(starts[keep], counts[keep]), self.ends[keep]
             self.actions = None if data.actions is None else data.actions[:]
+            levels = data.infos.get("level_seed")
+            self.levels = None if levels is None else levels[:]
         self._frames = DiskFrames(self.path)
 
     def draw(self, generators: Sequence[torch.Generator]) -> UInt8[Tensor, "b t c h w"]:
