@@ -71,6 +71,14 @@ def episodes_as_the_comments_say(variables: dict[str, Any]) -> None:
     assert np.shape(variables["first_episode"]) == (3, 64, 64, 3)
 
 
+# One game, two arms and one learner of one seed, in place of the recipe's.
+SMALL_GAP = (
+    """--environments '{"procgen:fruitbot": "data/coinrun_mixed.hdf5"}' """
+    """--arms '{"baseline": {}, "upsampled": {"synthetic": 300}}' """
+    """--learners '{"bc": {"class_path": "dreamloom.agents.bc.BC", "init_args": {"vision": {"class_path": """
+    """"dreamloom.agents.vision.Vision", "init_args": {"encoder": {"class_path": "dreamloom.nn.encoders.Nature"}}}}}}' """
+    "--updates 3 --pixels.head_updates 1 --upsampler_steps 2 --batch_size 8 --episodes 1"
+)
 PAGES = {
     "data.md": Page(
         prepare=lambda: pages.write_clips(Path("my_clips")),
@@ -93,6 +101,7 @@ PAGES = {
             r"latents\.yaml": r"latents.yaml --model.model.init_args.width 16",
             r"(cql|cql_head)\.yaml": r"\1.yaml --model.updates_per_step 1",
         },
+        extra={"eval study": SMALL_GAP},
         needs=("procgen",),
     ),
     "play.md": Page(
@@ -100,6 +109,10 @@ PAGES = {
     ),
     "replay.md": Page(
         prepare=replay_of_ones_own, shorter={r"--n \d+": "--n 300"}, needs=("mujoco", "minari", "stable_baselines3")
+    ),
+    "worlds.md": Page(
+        shorter={r"--steps \d+": "--steps 400", r"--n \d+ --horizon \d+": "--n 24 --horizon 3 --steps 1"},
+        needs=("procgen", "stable_baselines3"),
     ),
 }
 EXAMPLES = {

@@ -15,12 +15,14 @@ from hypothesis import strategies as st
 from dreamloom import cli
 from dreamloom.eval import study_report
 from dreamloom.eval.arms import Arm
+from dreamloom.eval.study import read_study
 from dreamloom.eval.study_gap import gap_figures
+from dreamloom.train.cli import recipe_paths
 
-# Nobody lives long in bigfish; CoinRun would last 1,000 steps.
+# In fruitbot everybody falls within 200 steps, whatever they do; CoinRun would last 1,000.
 RECIPE = """
 environments:
-  procgen:bigfish: {data}
+  procgen:fruitbot: {data}
 learners:
   cql:
     class_path: dreamloom.agents.cql.DiscreteCQL
@@ -72,7 +74,7 @@ WORDS = ["eval", "study", "-c", "study.yaml", "--out", "report"]
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a recording, a recipe and the study's report."""
     folder = tmp_path_factory.mktemp("study")
-    data = record(folder / "bigfish.hdf5", game="bigfish", levels="0:10")
+    data = record(folder / "fruitbot.hdf5", game="fruitbot", levels="0:10")
     (folder / "study.yaml").write_text(RECIPE.format(data=data))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -93,12 +95,12 @@ def study() -> dict:
 
 def test_every_cell_has_its_figures() -> None:
     found = study()
-    for arms in found["results"]["procgen:bigfish"].values():
+    for arms in found["results"]["procgen:fruitbot"].values():
         assert list(arms) == list(yaml.safe_load(Path("study.yaml").read_text())["arms"])
         for cell in arms.values():
             assert np.shape(cell["episode_returns"]) == np.shape(cell["train"]["episode_returns"]) == (2, 2)
             assert cell["returns"] == pytest.approx(np.mean(cell["episode_returns"], 1))
-            assert cell["scores"] == pytest.approx([(value - 1) / 0.39 for value in cell["returns"]])
+            assert cell["scores"] == pytest.approx([(value + 1.5) / 0.339 for value in cell["returns"]])
             assert cell["low"] <= cell["iqm"] <= cell["high"]
             assert cell["wall_s"] > 0
             gap = cell["gaps"]["gap"]
@@ -108,8 +110,8 @@ def test_every_cell_has_its_figures() -> None:
 
 
 def test_arms_get_the_rows_that_they_say() -> None:
-    arms = study()["results"]["procgen:bigfish"]["cql"]
-    with h5py.File("bigfish.hdf5") as file:
+    arms = study()["results"]["procgen:fruitbot"]["cql"]
+    with h5py.File("fruitbot.hdf5") as file:
         below = int((file["infos/level_seed"][:] < 5).sum())
     sizes = {name: cell["rows"] for name, cell in arms.items()}
     assert 0.8 * below <= sizes["twice the data"] <= below
@@ -134,7 +136,7 @@ def test_report_has_every_arm_and_a_plot() -> None:
 
 
 def test_a_cell_that_is_made_again_is_the_same(capsys: pytest.CaptureFixture[str]) -> None:
-    cell = Path("report/cells", "procgen:bigfish--cql--augmented + upsampled.json")
+    cell = Path("report/cells", "procgen:fruitbot--cql--augmented + upsampled.json")
     before = json.loads(cell.read_text())
     cell.unlink()
     for path in Path("report/learners").glob("*"):
@@ -164,6 +166,23 @@ def test_other_settings_are_another_study(capsys: pytest.CaptureFixture[str]) ->
 def test_mistakes_are_told_in_one_line(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([*WORDS, "--out", "other", *words]) == 2
     assert said in capsys.readouterr().err
+
+
+RECIPES = ["procgen_gap", "paper_procgen_gap"]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipe_can_be_built_and_says_what_it_is(name: str) -> None:
+    word = f"recipes/studies/{name}.yaml"
+    study, out = read_study(["-c", word, "--out", "reports/x"])
+    assert out == Path("reports/x")
+    assert study.pixels is not None
+    assert len(list(study.cells())) == len(study.environments) * 2 * len(study.arms) >= 4 * 2 * 7
+    assert min(agent.seeds for agent in study.learners.values()) >= 3
+    lines = recipe_paths()[word].read_text().splitlines()
+    header = "\n".join(line for line in lines if line.startswith("#"))
+    assert f"dreamloom eval study -c {word}" in header
+    assert ("not run yet" in header) == name.startswith("paper")
 
 
 def test_arms_of_vectors_are_kept_as_they_were() -> None:

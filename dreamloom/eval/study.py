@@ -9,7 +9,7 @@ import inspect
 import json
 import sysconfig
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +120,15 @@ def eval_study(*arguments: str) -> None:
         dreamloom eval study -c recipes/studies/synther_halfcheetah.yaml --out reports/study
         dreamloom eval study -c recipes/studies/synther_halfcheetah.yaml --updates 1000 --out reports/quick
     """
+    run_study(*read_study(arguments))
+
+
+def read_study(arguments: Sequence[str]) -> tuple[Study, Path]:
+    """The study that the words of the command line describe, and its folder.
+
+    Raises:
+        ValueError: an unknown key, or a study that cannot be.
+    """
     parser = ArgumentParser(
         prog="dreamloom eval study",
         description=inspect.getdoc(eval_study),
@@ -136,7 +145,7 @@ def eval_study(*arguments: str) -> None:
     built = parser.instantiate_classes(config).as_dict()
     out = Path(built.pop("out"))
     built.pop("config", None)
-    run_study(Study(**built), out)
+    return Study(**built), out
 
 
 def run_study(study: Study, out: Path) -> None:

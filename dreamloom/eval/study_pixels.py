@@ -25,6 +25,7 @@ from dreamloom.agents.training import train
 from dreamloom.agents.vision import Combination, Latents, Vision
 from dreamloom.datasets.atomic import atomic_path
 from dreamloom.datasets.augment import Augment
+from dreamloom.datasets.bandit import UCBDrAC
 from dreamloom.datasets.scores import normalized_score
 from dreamloom.datasets.store import open_dataset
 from dreamloom.datasets.subset import overlap, subset
@@ -89,6 +90,8 @@ class Pixels:
             raise ValueError(f"a study with `pixels` needs {told}")
         if not 0 < self.head_updates < updates:
             raise ValueError(f"pixels.head_updates are a part of all {updates} updates, got {self.head_updates}")
+        if isinstance(self.augment, UCBDrAC) and self.judge is None:
+            raise ValueError("pixels.augment is a UCBDrAC, which judges its choices by levels: pixels.judge LO:HI")
         if self.judge is not None and overlap(self.judge, self.test):
             raise ValueError(f"pixels.judge {self.judge} reaches into the levels of pixels.test, {self.test}")
         if self.baseline not in arms:
