@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import h5py
+import numpy as np
 
 from dreamloom.datasets.atomic import atomic_path
 from dreamloom.datasets.store import DatasetError, write_attrs
@@ -71,13 +72,15 @@ def folder_attrs(folder: str | Path) -> dict[str, Any]:
     return _index(Path(folder))["attrs"]
 
 
-def write_shard(folder: Path, shard: int, data: Transitions, attrs: Mapping[str, Any], **notes: Any) -> None:
+def write_shard(
+    folder: Path, shard: int, data: Transitions | Mapping[str, np.ndarray], attrs: Mapping[str, Any], **notes: Any
+) -> None:
     """Writes a shard and then its manifest, each whole or not at all.
 
     Args:
         folder: where.
         shard: its number.
-        data: its rows.
+        data: its rows, or its columns by name.
         attrs: attributes of the file.
         notes: what else the manifest shall hold, as JSON.
     """
@@ -85,9 +88,15 @@ def write_shard(folder: Path, shard: int, data: Transitions, attrs: Mapping[str,
     manifest.unlink(missing_ok=True)  # an older one must never vouch for the new file
     for left in folder.glob(f".{path.stem}.*.tmp.*"):  # by a run that was killed
         left.unlink(missing_ok=True)
-    image = _image(data, attrs)
+    columns = data if isinstance(data, Mapping) else {name: x for name, x in vars(data).items() if x is not None}
+    image = _image(columns, attrs)
     _write(path, image)
-    entry = {"file": path.name, "rows": len(data), "bytes": len(image), "sha256": hashlib.sha256(image).hexdigest()}
+    entry = {
+        "file": path.name,
+        "rows": len(columns["observations"]),
+        "bytes": len(image),
+        "sha256": hashlib.sha256(image).hexdigest(),
+    }
     _write_json(manifest, {**entry, **notes})
 
 
@@ -154,13 +163,12 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _image(data: Transitions, attrs: Mapping[str, Any]) -> bytes:
+def _image(columns: Mapping[str, np.ndarray], attrs: Mapping[str, Any]) -> bytes:
     """The bytes of an HDF5 file. It is made in memory: where a disk is full, HDF5 crashes the process later on."""
     with h5py.File("shard", "w", driver="core", backing_store=False) as file:
         write_attrs(file, dict(attrs))
-        for name, column in vars(data).items():
-            if column is not None:
-                file.create_dataset(name, data=column)
+        for name, column in columns.items():
+            file.create_dataset(name, data=column)
         file.flush()
         return file.id.get_file_image()
 

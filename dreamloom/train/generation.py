@@ -5,73 +5,72 @@ thread: a matrix product that is split over threads may be summed in another ord
 many cores a rank has.
 """
 
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
+from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from dreamloom.datasets.shards import INDEX, Plan, missing_shards, write_shard
-from dreamloom.datasets.types import Transitions
-from dreamloom.diffusion.curation import Rule, RuleName, curate
-from dreamloom.diffusion.upsampler import Upsampler
+from dreamloom.nn.threads import one_thread
 
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Inside it torch splits no operation over threads, so that results do not depend on their number."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+Columns = dict[str, np.ndarray]
 
 
 class Shard(NamedTuple):
-    """What was generated for a shard: the rows that were kept, and how many each rule of curation dropped."""
+    """What was generated for a shard: the columns of the rows that were kept, and how many each rule of curation dropped."""
 
-    data: Transitions
-    dropped: dict[RuleName, int]
+    columns: Columns
+    dropped: dict[str, int]
+
+
+class Source(Protocol):
+    """What rows come from: a module, so that it is moved to the device."""
+
+    def shard(self, rows: range, workers: Executor, tell: Callable[[int], object]) -> Shard:
+        """The rows of a shard, which depend on nothing but the source and their numbers.
+
+        Args:
+            rows: their numbers in the endless stream.
+            workers: compute side by side, each in one thread.
+            tell: hears of how many rows more there are.
+        """
+
+
+class Made(NamedTuple):
+    """What rows come from, all that they depend on, what their files say of themselves, and the bytes of a row."""
+
+    source: Any
+    settings: dict[str, Any]
+    attrs: dict[str, Any]
+    row_bytes: int
 
 
 class ShardGenerator(LightningModule):
     """Generates the shards of a folder that are missing, each rank its share of them.
 
     Args:
-        upsampler: the trained model.
+        source: what rows come from, see `Source`.
         folder: of the shards.
         plan: which rows are in which shard.
-        batch_size: rows that are generated at once.
-        rules: of curation.
-        options: further arguments of `Upsampler.sample`.
     """
 
     # There may be fewer missing shards than ranks.
     allow_zero_length_dataloader_with_multiple_devices = True
 
-    def __init__(
-        self,
-        upsampler: Upsampler,
-        folder: Path,
-        plan: Plan,
-        *,
-        batch_size: int,
-        rules: Mapping[RuleName, Rule],
-        options: Mapping[str, Any],
-    ):
+    def __init__(self, source: Any, folder: Path, plan: Plan):
         super().__init__()
-        self.upsampler, self.folder, self.plan, self.batch_size = upsampler, folder, plan, batch_size
-        self.rules, self.options = rules, options
+        self.source, self.folder, self.plan = source, folder, plan
 
     def predict_dataloader(self) -> DataLoader:
         """Numbers of the shards that this rank makes.
@@ -87,24 +86,11 @@ class ShardGenerator(LightningModule):
 
     def predict_step(self, shard: int) -> Shard:
         """All rows of a shard."""
-        rows, parts = self.plan.rows_of(shard), []
         with self._pool() as pool:
-            for part in pool.map(partial(self._generate, rows.stop), rows[:: self.batch_size]):
-                parts.append(part)
-                self.progress.update(len(part.data) + sum(part.dropped.values()))
-        data = Transitions.concatenate([part.data for part in parts])
-        if data.next_known is None:  # all shards of a folder have the same columns
-            data = replace(data, next_known=np.ones(len(data), bool))
-        return Shard(data, {name: sum(part.dropped[name] for part in parts) for name in self.rules})
+            return self.source.shard(self.plan.rows_of(shard), pool, self.progress.update)
 
     def on_predict_end(self) -> None:
         self.progress.close()
-
-    @torch.inference_mode()  # which holds for one thread only
-    def _generate(self, stop: int, start: int) -> Shard:
-        count = min(self.batch_size, stop - start)
-        rows = self.upsampler.sample(count, seed=self.plan.seed, start=start, batch_size=count, **self.options)
-        return Shard(*curate(rows, self.rules))
 
     @contextmanager
     def _pool(self) -> Iterator[ThreadPoolExecutor]:
@@ -135,6 +121,30 @@ class ShardWriter(BasePredictionWriter):
     ) -> None:
         """Writes the shard whose number is the batch."""
         self.folder.joinpath(INDEX).unlink(missing_ok=True)  # it speaks of another set of shards
-        data, dropped = prediction
-        generated = len(data) + sum(dropped.values())
-        write_shard(self.folder, batch, data, self.attrs, generated=generated, dropped=dropped, **self.notes)
+        columns, dropped = prediction
+        generated = len(columns["observations"]) + sum(dropped.values())
+        write_shard(self.folder, batch, columns, self.attrs, generated=generated, dropped=dropped, **self.notes)
+
+
+def fingerprint(module: nn.Module, config: Any = None) -> str:
+    """sha256 of a module's weights, and of what else it is made of."""
+    total = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+    for name, value in sorted(module.state_dict().items()):
+        total.update(f"{name} {value.dtype} {tuple(value.shape)}".encode() + value.cpu().numpy().tobytes())
+    return total.hexdigest()
+
+
+def require_at_least_1(**numbers: int) -> None:
+    """Options that count something.
+
+    Raises:
+        ValueError: one is less than 1.
+    """
+    for name, number in numbers.items():
+        if number < 1:
+            raise ValueError(f"--{name.replace('_', '-')} {number}: expected at least 1")
+
+
+def kept_attrs(attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """Attributes of real data that hold of rows made after it, too."""
+    return {name: value for name, value in attrs.items() if name not in ("format", "format_version", "source")}

@@ -19,7 +19,7 @@ from dreamloom.datasets.hdf5 import save_hdf5
 from dreamloom.datasets.store import open_dataset
 from dreamloom.datasets.types import Transitions
 from dreamloom.nn.parts import checkpoint_at
-from dreamloom.train.synthesize import fingerprint
+from dreamloom.train.generation import fingerprint
 
 
 def encode(

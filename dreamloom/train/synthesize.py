@@ -1,6 +1,5 @@
-"""The verb `synthesize`: a trained upsampler and a number of rows -> a folder of shards that reads as one dataset."""
+"""The verb `synthesize`: an upsampler or a world, and a number of rows -> a folder of shards that reads as one dataset."""
 
-import hashlib
 import json
 import shutil
 import sys
@@ -11,44 +10,45 @@ from typing import Any, Literal
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from torch import nn
 
 from dreamloom import __version__
 from dreamloom.datasets.shards import Plan, read_manifest, shard_numbers, write_index
-from dreamloom.datasets.transitions import load_transitions
-from dreamloom.datasets.types import Transitions
-from dreamloom.diffusion.curation import Rule, RuleName, fit_rules, parse_rules
-from dreamloom.diffusion.solvers import Euler, SDEDPMSolver, Solver, StochasticHeun
-from dreamloom.diffusion.upsampler import ALLOWED, Upsampler, load_upsampler
-from dreamloom.nn.build import build
-from dreamloom.nn.parts import checkpoint_at, read_checkpoint
 from dreamloom.train.cli import quiet_lightning
-from dreamloom.train.generation import ShardGenerator, ShardWriter, one_thread
-
-SolverName = Literal["sde_dpm", "stochastic_heun", "euler"]
-SOLVERS: dict[SolverName, type[Solver]] = {"sde_dpm": SDEDPMSolver, "stochastic_heun": StochasticHeun, "euler": Euler}
+from dreamloom.train.generation import ShardGenerator, ShardWriter, require_at_least_1
+from dreamloom.train.imagined import imagined
+from dreamloom.train.upsampled import SolverName, upsampled
+from dreamloom.worldmodels.starts import StartAt
 
 
 def synthesize(
-    checkpoint: Path,
+    checkpoint: str | Path,
     *,
     n: int,
     out: Path,
     seed: int = 0,
-    shard_rows: int = 250_000,
-    batch_size: int = 8192,
-    solver: SolverName | None = None,
+    shard_rows: int | None = None,
+    batch_size: int | None = None,
     steps: int | None = None,
-    condition: float | tuple[float, float] | None = None,
-    guidance: float = 2.0,
     curate: str = "",
-    real: Path | None = None,
     quantile: float = 0.99,
+    solver: SolverName | None = None,
+    condition: float | tuple[float, float] | None = None,
+    guidance: float | None = None,
+    real: Path | None = None,
+    policy: str | None = None,
+    starts: str | None = None,
+    start_at: StartAt | None = None,
+    context: int | None = None,
+    horizon: int | None = None,
+    temperature: float | None = None,
+    outcomes: Path | None = None,
+    rewards: str | None = None,
+    penalty: float | None = None,
     accelerator: str = "auto",
     devices: int | Literal["auto"] = "auto",
     num_nodes: int = 1,
 ) -> None:
-    """Generates rows with a trained upsampler, into a folder of shards that reads as one dataset.
+    """Generates rows with a trained upsampler or in a world, into a folder of shards that reads as one dataset.
 
     A row depends on the checkpoint, the seed and its number alone, so any number of processes share the work and give the
     same data. A stopped command goes on where it was, and a greater --n adds rows, when it is run again.
@@ -57,53 +57,70 @@ def synthesize(
         dreamloom synthesize runs/replay/transitions/version_0 --n 5000000 --out data/cheetah_synth
         dreamloom synthesize runs/replay/transitions/version_0 --n 5000000 --out data/cheetah_kept
             --curate range,dynamics --real data/cheetah.hdf5
+        dreamloom synthesize worlds/coinrun --policy random --starts data/coinrun.hdf5 --n 500000 --horizon 32
+            --out data/imagined
 
     Args:
-        checkpoint: a checkpoint of `dreamloom fit`, the folder of its run, or of a recipe's runs, of which the newest counts.
+        checkpoint: of an upsampler: what `dreamloom fit` wrote, the folder of its run, or of a recipe's runs, of which the
+            newest counts. Of a world, with --policy: whatever `dreamloom play` plays.
         n: rows to generate.
         out: folder of the shards.
         seed: of the stream of rows.
-        shard_rows: rows of a shard.
-        batch_size: rows that are generated at once, for each device or CPU core.
-        solver: sde_dpm, stochastic_heun (SynthER's) or euler; by default the checkpoint's own.
-        steps: of the solver.
-        condition: what rows are guided to, a value of the upsampler's condition or a range of its quantiles ([0.9, 1.0]).
-        guidance: how strongly; 1 is plain conditioning.
+        shard_rows: rows of a shard; 250,000, in a world 8,192 by default.
+        batch_size: rows, in a world rollouts, that are generated at once, for each device or CPU core; 8,192 and 64 by default.
+        steps: of the solver, or of the world's sampler, a frame.
         curate: rows to drop: range (a number outside the real data's), dynamics (a small model of the real dynamics finds the
-            row wrong), or range,dynamics. Dropped rows are counted and not replaced, so there are fewer than --n.
-        real: the real data, for --curate.
-        quantile: of the dynamics errors of held-out real rows; rows with a greater error are dropped.
+            row wrong), or range,dynamics; in a world, uncertainty (a rollout ends before the world is less sure than it is of
+            first steps from real frames). Dropped rows are counted and not replaced, so there are fewer than --n.
+        quantile: of the dynamics errors of held-out real rows, or of the uncertainties of first steps; more is dropped.
+        solver: sde_dpm, stochastic_heun (SynthER's) or euler; by default the checkpoint's own.
+        condition: what rows are guided to, a value of the upsampler's condition or a range of its quantiles ([0.9, 1.0]).
+        guidance: how strongly, 2 by default; 1 is plain conditioning.
+        real: the real data, for --curate of an upsampler's rows.
+        policy: who acts in a world: random, data (the actions that followed in --starts), or the checkpoint of an agent.
+        starts: dataset that rollouts start from; the world's own prompts by default.
+        start_at: uniform (the default, anywhere), first (episodes' first frames) or backward (their ends).
+        context: frames that a rollout starts from; as many as the world's prompts have by default.
+        horizon: steps of a rollout, 32 by default; one more row closes it.
+        temperature: of the world's sampler.
+        outcomes: checkpoint of heads that tell rewards and endings (recipes/coinrun/outcomes.yaml).
+        rewards: module:callable that tells rewards from frames (b, 2, c, h, w), before and after each step.
+        penalty: how much of its uncertainty (`infos/uncertainty`) is taken off a reward in a world.
         accelerator: cpu, gpu, ... as Lightning knows them.
         devices: processes on each machine.
         num_nodes: machines, under SLURM or torchrun.
     """
-    _require_sense(n=n, shard_rows=shard_rows, batch_size=batch_size)
-    names = parse_rules(curate)
-    if bool(names) != bool(real):
-        raise ValueError("--curate and --real need each other: rows are held against the real data")
-    checkpoint = checkpoint_at(checkpoint)
-    upsampler, plan = load_upsampler(checkpoint), Plan(seed, n, shard_rows)
-    options: dict[str, Any] = {"solver": make_solver(upsampler, solver, steps), "condition": condition, "guidance": guidance}
-    example = upsampler.sample(1, **options)
-    with one_thread():
-        rules = fit_rules(names, _real_rows(real, example), quantile=quantile, seed=seed) if real else {}
-    settings = _settings(upsampler, plan, options, rules)
-    _require_place(out, plan, settings, sum(column.nbytes for column in vars(example).values() if column is not None))
-    attrs = _attrs(checkpoint, settings)
-    module = ShardGenerator(upsampler, out, plan, batch_size=batch_size, rules=rules, options=options)
-    trainer = _run(module, ShardWriter(out, attrs, {"settings": settings}), accelerator, devices, num_nodes)
+    of_upsamplers: dict[str, Any] = {"solver": solver, "condition": condition, "guidance": guidance, "real": real}
+    of_worlds: dict[str, Any] = {"starts": starts, "start_at": start_at, "context": context, "horizon": horizon}
+    of_worlds |= {"temperature": temperature, "outcomes": outcomes, "rewards": rewards, "penalty": penalty}
+    shard_rows = (250_000 if policy is None else 8192) if shard_rows is None else shard_rows
+    batch_size = (8192 if policy is None else 64) if batch_size is None else batch_size
+    require_at_least_1(n=n, shard_rows=shard_rows, batch_size=batch_size)
+    shared: dict[str, Any] = {"seed": seed, "steps": steps, "batch_size": batch_size, "curate": curate, "quantile": quantile}
+    if policy is None:
+        _require_unset(of_worlds, "a world, which needs --policy")
+        made = upsampled(Path(checkpoint), **shared, **of_upsamplers)
+    else:
+        _require_unset(of_upsamplers, "an upsampler: leave out --policy")
+        made = imagined(str(checkpoint), policy=policy, **shared, **given(of_worlds))
+    plan = Plan(seed, n, shard_rows)
+    settings = json.loads(json.dumps({"seed": seed, "shard_rows": shard_rows, **made.settings}))  # as it reads back
+    attrs = {**made.attrs, "source": {**made.attrs["source"], "dreamloom": __version__, **settings}}
+    _require_place(out, plan, settings, made.row_bytes)
+    writer = ShardWriter(out, attrs, {"settings": settings})
+    trainer = _run(ShardGenerator(made.source, out, plan), writer, accelerator, devices, num_nodes)
     if trainer.is_global_zero:
         finish(out, plan, attrs)
 
 
-def make_solver(upsampler: Upsampler, name: SolverName | None, steps: int | None) -> Solver:
-    """The solver asked for: by name, else the upsampler's own; with the number of steps asked for, else its own."""
-    changed = {} if steps is None else {"steps": steps}
-    if name:
-        return SOLVERS[name](**changed)
-    init_args = upsampler.solver.config["init_args"] | changed
-    solver: Any = build({**upsampler.solver.config, "init_args": init_args}, ALLOWED)
-    return solver
+def given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that were given."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _require_unset(options: Mapping[str, Any], what: str) -> None:
+    if names := [f"--{name.replace('_', '-')}" for name in given(options)]:
+        raise ValueError(f"{', '.join(names)}: for {what}")
 
 
 def finish(folder: Path, plan: Plan, attrs: Mapping[str, Any]) -> None:
@@ -122,55 +139,6 @@ def finish(folder: Path, plan: Plan, attrs: Mapping[str, Any]) -> None:
     write_index(folder, manifests, attrs, generated=plan.rows, dropped=dropped)
     why = "".join(f"; {rule} dropped {count:,} ({count / plan.rows:.2%})" for rule, count in dropped.items())
     print(f"saved {folder}: {rows:,} rows in {plan.shards} shards{why}", file=sys.stderr)
-
-
-def fingerprint(module: nn.Module, config: Any = None) -> str:
-    """sha256 of a module's weights, and of what else it is made of."""
-    total = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
-    for name, value in sorted(module.state_dict().items()):
-        total.update(f"{name} {value.dtype} {tuple(value.shape)}".encode() + value.cpu().numpy().tobytes())
-    return total.hexdigest()
-
-
-def _require_sense(**numbers: int) -> None:
-    for name, number in numbers.items():
-        if number < 1:
-            raise ValueError(f"--{name.replace('_', '-')} {number}: expected at least 1")
-
-
-def _real_rows(path: Path, example: Transitions) -> Transitions:
-    real = load_transitions(path)
-    for name in ("observations", "actions"):
-        have, need = getattr(real, name), getattr(example, name)
-        if (have.shape[1:], have.dtype) != (need.shape[1:], need.dtype):
-            raise ValueError(
-                f"{path}: a row of `{name}` is {have.dtype} {have.shape[1:]}, the checkpoint's is {need.dtype} {need.shape[1:]}"
-            )
-    return real
-
-
-def _settings(upsampler: Upsampler, plan: Plan, options: Mapping[str, Any], rules: Mapping[RuleName, Rule]) -> dict[str, Any]:
-    """All that rows depend on, as it reads back from JSON."""
-    settings = {
-        "seed": plan.seed,
-        "shard_rows": plan.shard_rows,
-        "model": fingerprint(upsampler, upsampler.config),
-        **options,
-        "solver": options["solver"].config,
-        "curate": {name: fingerprint(rule) for name, rule in rules.items()},
-    }
-    return json.loads(json.dumps(settings))
-
-
-def _attrs(checkpoint: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What every file says of itself: the real data's own attributes, and how the rows were made."""
-    real = read_checkpoint(checkpoint).get("TransitionData")
-    source = {"checkpoint": str(checkpoint), "dreamloom": __version__, **settings}
-    if not real:
-        return {"synthetic": True, "source": source}
-    kept = {name: value for name, value in real["attrs"].items() if name not in ("format", "format_version", "source")}
-    source["real"] = {"path": real["path"], "rows": real["rows"], "source": real["attrs"].get("source")}
-    return {**kept, "synthetic": True, "source": source}
 
 
 def _require_place(folder: Path, plan: Plan, settings: Mapping[str, Any], row_bytes: int) -> None:
