@@ -73,7 +73,8 @@ class Trial:
     @property
     def genie(self) -> Genie | None:
         """The world, if it is a Genie: some questions can only be put to one."""
-        return self.world if isinstance(self.world, Genie) else None
+        world = getattr(self.world, "world", self.world)  # without the heads of rewards and endings, where it has some
+        return world if isinstance(world, Genie) else None
 
     @property
     def decodes(self) -> bool:
