@@ -170,11 +170,12 @@ def test_a_bundle_knows_the_levels_of_its_parts(world: Genie, coinrun_file: Path
     torch.manual_seed(0)
     tokenizer = Tokenizer(FSQ(32, [3, 3]), patch=32, width=32, heads=2, encoder_depth=1, decoder_depth=1)
     dynamics = Dynamics(9, 4, 15, width=32, depth=1, heads=2)
-    _checkpoint(tmp_path / "t/checkpoints/last.ckpt", tokenizer, 0, ClipData={"levels": ["0:10"]})
-    _checkpoint(tmp_path / "d/checkpoints/last.ckpt", dynamics, 0, ClipData={"levels": ["0:10", "20:30"]})
+    _checkpoint(tmp_path / "t/checkpoints/last.ckpt", tokenizer, 0, ClipData={"levels": ["0:10"]}, train_cpu_s=60.0)
+    _checkpoint(tmp_path / "d/checkpoints/last.ckpt", dynamics, 0, ClipData={"levels": ["0:10", "20:30"]}, train_cpu_s=1.5)
     options = {"data": coinrun_file, "prompts": 2, "out": tmp_path / "world"}
     bundle(tokenizer=tmp_path / "t", dynamics=tmp_path / "d", **options)
-    assert load_world(tmp_path / "world").train_levels == ["0:10", "20:30"]
+    loaded = load_world(tmp_path / "world")
+    assert (loaded.train_levels, loaded.train_cpu_s) == (["0:10", "20:30"], 61.5)
     assert "Trained on levels 0:10, 20:30" in (tmp_path / "world" / "README.md").read_text()
 
 

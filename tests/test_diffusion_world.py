@@ -19,10 +19,10 @@ from dreamloom.worldmodels.world import Sampling
 TINY = {"size": 8, "context": 3, "widths": [8, 16], "depth": 1, "condition": 24}
 
 
-def denoiser(*, shaken: bool = True, **settings: Any) -> NextFrameDenoiser:
+def denoiser(*, shaken: bool = True, actions: int = 4, **settings: Any) -> NextFrameDenoiser:
     """8 x 8 frames, 3 past ones; weights large enough that every part matters."""
     torch.manual_seed(0)
-    model = NextFrameDenoiser(4, **(TINY | settings)).eval()
+    model = NextFrameDenoiser(actions, **(TINY | settings)).eval()
     for parameter in model.parameters() if shaken else []:
         parameter.data += 0.1 * torch.randn_like(parameter)
     return model

@@ -17,6 +17,7 @@ import numpy as np
 import pages
 import pytest
 from conftest import record
+from test_diffusion_world import diffusion_world
 from test_eval import tiny_genie
 from test_play_console import small_genie
 
@@ -57,6 +58,7 @@ def recorded_cheetah(*names: str) -> None:
 
 def what_is_evaluated() -> None:
     save_bundle(tiny_genie(), Path("worlds/coinrun"))
+    save_bundle(diffusion_world(actions=15, size=64, fold=8), Path("runs/coinrun/diffusion_world"))
     Path("data").mkdir()
     record(Path("data/coinrun_heldout.hdf5"), levels="1000:1010")
     recorded_cheetah("data/cheetah.hdf5", "data/cheetah_synth")

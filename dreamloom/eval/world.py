@@ -11,6 +11,7 @@ import torch
 from tqdm import tqdm
 
 from dreamloom.datasets.store import Dataset, open_dataset
+from dreamloom.eval.beside import read_reports, require_alike, table_of_worlds
 from dreamloom.eval.heldout import Episodes
 from dreamloom.eval.protocols import sections
 from dreamloom.eval.protocols.trial import Trial
@@ -34,6 +35,7 @@ def eval_world(
     device: Literal["auto", "cpu", "cuda"] = "auto",
     inverse_data: Path | None = None,
     i3d: Path | None = None,
+    beside: list[Path] | None = None,
 ) -> dict[str, Any]:
     """Measures a world on held-out video and writes metrics.json, report.md, plots and grid.gif.
 
@@ -53,12 +55,16 @@ def eval_world(
         inverse_data: recorded file to train the inverse model of action_swap on; by default half of the levels of `data`
             is kept for that, and all metrics are of the other half.
         i3d: TorchScript file of an I3D network; adds FVD.
+        beside: reports of other worlds on the same clips; worlds.md then has them all in one table.
 
     Examples:
         dreamloom eval world worlds/coinrun --data data/coinrun_heldout.hdf5 --out reports/coinrun
+        dreamloom eval world runs/coinrun/forcing --data data/coinrun_heldout.hdf5 --out reports/forcing --context 4
+            --beside "[reports/coinrun, reports/diffusion]"
     """
     if clips < 2:
         raise ValueError(f"--clips must be at least 2, got {clips}")
+    others = read_reports(beside or [])
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     model: Any = load_world(world, device=device)
@@ -68,6 +74,11 @@ def eval_world(
     )
     write_report(out, metrics, pictures)
     print(table(metrics))
+    if others:
+        require_alike([*others, metrics])
+        text = table_of_worlds([*others, metrics])
+        (out / "worlds.md").write_text(text + "\n")
+        print(text)
     if metrics["settings"]["levels_trained_on"]:
         print(f"warning: {metrics['notes']['levels']}", file=sys.stderr)
     print(f"wrote {out}/metrics.json, report.md, plots and grid.gif in {metrics['seconds']:.0f} s")
@@ -159,6 +170,7 @@ def _about(trial: Trial) -> dict[str, Any]:
         "frame_shape": list(world.frame_shape),
         "fps": world.fps,
         "parameters": parameters,
+        "train_cpu_s": getattr(world, "train_cpu_s", None),
     }
 
 

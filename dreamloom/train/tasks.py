@@ -1,5 +1,6 @@
 """One Task for each kind of training. A Task knows Lightning; the model that it trains does not."""
 
+import time
 from typing import Any
 
 import torch
@@ -68,6 +69,7 @@ class Task(LightningModule):
         self.model = model
         self.optimizer, self.warmup_steps, self.final_lr, self.seed = optimizer, warmup_steps, final_lr, seed
         self.compute = torch.compile(self.model.loss) if compile else self.model.loss
+        self.cpu_s_before, self._began = 0.0, time.process_time()  # before this process took the training up, and since
 
     def loss(self, clip: Clip) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss and metrics of a batch."""
@@ -89,8 +91,20 @@ class Task(LightningModule):
         # Batches are of equal size, so any batch_size gives the same mean; it is named because Lightning cannot infer it.
         self.log_dict({f"{stage}/{name}": value for name, value in metrics.items()}, batch_size=1, **kwargs)
 
+    def on_fit_start(self) -> None:
+        self._began = time.process_time()
+
+    @property
+    def train_cpu_s(self) -> float:
+        """Processor time of this training up to now, s: what it cost on a machine that others use too."""
+        return self.cpu_s_before + time.process_time() - self._began
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["model_config"] = self.model.config
+        checkpoint["model_config"], checkpoint["train_cpu_s"] = self.model.config, self.train_cpu_s
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """A resumed run counts on."""
+        self.cpu_s_before = checkpoint.get("train_cpu_s", 0.0)
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(p for p in self.model.parameters() if p.requires_grad)
@@ -181,6 +195,7 @@ class DynamicsTask(Task):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The frozen parts are not in the checkpoint: they came from their own files."""
+        super().on_load_checkpoint(checkpoint)
         frozen = {k: v for k, v in self.state_dict().items() if k.startswith(FROZEN)}
         checkpoint["state_dict"] = checkpoint["state_dict"] | frozen
 

@@ -1,6 +1,7 @@
 """Trains worlds whole: a checkpoint of these tasks is a world, to be played, evaluated and bundled as it is."""
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from dreamloom.worldmodels.forcing import ForcingDynamics
 from dreamloom.worldmodels.forcing_world import ForcingWorld
 from dreamloom.worldmodels.labels import action_names_of
 from dreamloom.worldmodels.latent_actions import LatentActions
-from dreamloom.worldmodels.parts import load_part
+from dreamloom.worldmodels.parts import load_part, train_cpu_s
 from dreamloom.worldmodels.playable import Playable, identity_of_data
 from dreamloom.worldmodels.prompts import choose_prompts
 
@@ -29,11 +30,22 @@ class WorldTask(Task):
         model: the part that is trained.
         world: the world, with frozen parts and a copy of the model in it.
         averaged: that copy, which follows the model (diffusion samples far better from averaged weights).
+        parts: checkpoints of the frozen parts; what they cost is part of what the world cost.
         average: decay of the average; less in the first steps, so that the first weights are soon forgotten.
     """
 
-    def __init__(self, model: nn.Module, world: Playable, averaged: nn.Module, *, average: float = 0.999, **kwargs: Any):
+    def __init__(
+        self,
+        model: nn.Module,
+        world: Playable,
+        averaged: nn.Module,
+        parts: Sequence[str | None],
+        *,
+        average: float = 0.999,
+        **kwargs: Any,
+    ):
         super().__init__(model, **kwargs)
+        self.parts_cpu_s = sum(train_cpu_s(part) or 0.0 for part in parts if part)
         self.world: Any = world.requires_grad_(False)
         self.average = average
         self._pairs = list(zip(averaged.parameters(), model.parameters(), strict=True))
@@ -69,10 +81,12 @@ class WorldTask(Task):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         self.world.train_levels = sorted(self.trainer.datamodule.levels)  # type: ignore[attr-defined]
+        self.world.train_cpu_s = self.train_cpu_s + self.parts_cpu_s
         checkpoint["world"] = {"config": self.world.config, "identity": self.world.identity}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """A run that goes on with another file keeps its prompts."""
+        super().on_load_checkpoint(checkpoint)
         self.world.prompts = torch.zeros_like(checkpoint["state_dict"]["world.prompts"])
 
 
@@ -89,7 +103,7 @@ class DiffusionWorldTask(WorldTask):
     def __init__(self, model: NextFrameDenoiser, *, latent_actions: str | None = None, steps: int = 3, **kwargs: Any):
         actions = None if latent_actions is None else load_part(latent_actions, LatentActions)
         world = DiffusionWorld(copy.deepcopy(model), actions, steps=steps)
-        super().__init__(model, world, world.denoiser, **kwargs)
+        super().__init__(model, world, world.denoiser, [latent_actions], **kwargs)
 
     def loss(self, clip: Clip) -> tuple[Tensor, dict[str, Tensor]]:
         """Of the trained weights, or in validation of their average."""
@@ -113,7 +127,7 @@ class ForcingWorldTask(WorldTask):
     ):
         actions = None if latent_actions is None else load_part(latent_actions, LatentActions)
         world = ForcingWorld(load_part(autoencoder, Autoencoder), copy.deepcopy(model), actions, steps=steps)
-        super().__init__(model, world, world.dynamics, **kwargs)
+        super().__init__(model, world, world.dynamics, [autoencoder, latent_actions], **kwargs)
 
     def loss(self, clip: Clip) -> tuple[Tensor, dict[str, Tensor]]:
         """Of the trained weights, or in validation of their average."""

@@ -34,3 +34,8 @@ def trained_levels(path: str | Path) -> set[str]:
     """Level ranges LO:HI (HI excluded) that a part was trained on; empty where its checkpoint does not say."""
     kept = parts.read_checkpoint(parts.checkpoint_at(path)).get("ClipData")
     return set(kept.get("levels", [])) if isinstance(kept, dict) else set()
+
+
+def train_cpu_s(path: str | Path) -> float | None:
+    """Processor time that a part's training took, s; None where its checkpoint does not say."""
+    return parts.read_checkpoint(parts.checkpoint_at(path)).get("train_cpu_s")

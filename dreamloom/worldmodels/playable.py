@@ -44,6 +44,7 @@ class Playable(nn.Module):
         game_options: Mapping[str, str | bool] | None = None,
         fps: float = 15.0,
         train_levels: Sequence[str] = (),
+        train_cpu_s: float | None = None,
         prompts: UInt8[Tensor, "p t c h w"] | None = None,
     ) -> None:
         """Says who this world is.
@@ -55,6 +56,7 @@ class Playable(nn.Module):
             game_options: how the game looked in the data; see `GAME_OPTIONS`.
             fps: frames a second of the training data.
             train_levels: ranges LO:HI of the levels trained on (HI excluded), as far as they are known.
+            train_cpu_s: processor time of its training, all parts together, s; None where it is not known.
             prompts: frames to start from.
 
         Raises:
@@ -68,13 +70,14 @@ class Playable(nn.Module):
             raise ValueError(f"game options are {sorted(GAME_OPTIONS)}, got {sorted(unknown)}")
         self.name, self.action_names, self.game, self.fps = name, names, game, fps
         self.game_options, self.train_levels = dict(game_options or {}), list(train_levels)
+        self.train_cpu_s = train_cpu_s
         if prompts is not None:
             self.prompts = prompts
 
     @property
     def identity(self) -> dict[str, Any]:
         """What `introduce` was told, and the default sampling, as plain data; of the prompts the shape."""
-        told = ("name", "action_names", "game", "game_options", "fps", "train_levels")
+        told = ("name", "action_names", "game", "game_options", "fps", "train_levels", "train_cpu_s")
         sampling = {"steps": self.sampling.steps, "temperature": self.sampling.temperature}
         return {**{key: getattr(self, key) for key in told}, **sampling, "prompts": list(self.prompts.shape)}
 
