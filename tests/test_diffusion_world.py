@@ -10,10 +10,15 @@ from play_world import Client, serving
 from toy_world import square_clips
 
 from dreamloom import cli
+from dreamloom.datasets.types import Clip
+from dreamloom.nn.build import build
 from dreamloom.tokenizers.quantizers import VQ
+from dreamloom.train.tasks import actions_between
+from dreamloom.train.worlds import DiffusionWorldTask
 from dreamloom.worldmodels.bundle import BundleError, load_world
 from dreamloom.worldmodels.diffusion_world import DiffusionWorld, NextFrameDenoiser
 from dreamloom.worldmodels.latent_actions import LatentActions
+from dreamloom.worldmodels.parts import ALLOWED
 from dreamloom.worldmodels.world import Sampling
 
 TINY = {"size": 8, "context": 3, "widths": [8, 16], "depth": 1, "condition": 24}
@@ -199,6 +204,29 @@ def test_a_checkpoint_is_a_world(runs: Path, coinrun_file: Path) -> None:
     raw = torch.load(next(runs.glob("*/checkpoints/last.ckpt")), weights_only=True)["state_dict"]
     assert not torch.equal(raw["model.network.first.weight"], raw["world.denoiser.network.first.weight"]), "an average"
     assert torch.equal(world.denoiser.network.first.weight, raw["world.denoiser.network.first.weight"])
+
+
+def test_it_is_trained_on_the_actions_of_a_frozen_model_too(tmp_path: Path) -> None:
+    """The model goes into the world and its checkpoint, stays as it was, and its codes are what the denoiser is told."""
+    latent = diffusion_world(latent=True).latent_actions
+    assert latent is not None
+    weights = {f"model.{name}": x.clone() for name, x in latent.state_dict().items()}
+    torch.save({"model_config": latent.config, "state_dict": weights, "train_cpu_s": 7.0}, tmp_path / "latent.ckpt")
+    task = DiffusionWorldTask(denoiser(forget=0.0), latent_actions=str(tmp_path / "latent.ckpt")).train()
+    told: list[torch.Tensor] = []
+    task.model.action_in.register_forward_pre_hook(lambda _, inputs: told.append(inputs[0]))
+    clip = Clip(frames(2, 4, 3, 8, 8), actions=torch.zeros(2, 4, dtype=torch.long))
+    task.eval().loss(clip)
+    assert not told, "validation is of the averaged weights"
+    task.train()
+    task.compute(clip.frames.float() / 255, actions_between(clip, task.world.latent_actions))[0].backward()
+    assert torch.equal(told[0], latent.infer(clip.frames.float() / 255))
+    assert all(torch.equal(task.world.state_dict()[k.replace("model", "latent_actions", 1)], x) for k, x in weights.items())
+    assert not any(p.requires_grad for p in task.world.parameters())
+    again = build(task.world.config, ALLOWED)
+    again.identify(task.world.identity)
+    again.load_state_dict(task.world.state_dict())
+    assert (again.latent_actions.actions, task.parts_cpu_s) == (4, 7.0)
 
 
 def dreamed(world: Any) -> torch.Tensor:
