@@ -76,6 +76,19 @@ def test_a_frame_takes_the_papers_euler_steps() -> None:
     assert not torch.equal(outcome.frame[0], start.frame[0])
 
 
+@torch.no_grad()
+def test_of_the_change_a_new_network_dreams_a_still_world() -> None:
+    x, past, actions = torch.randn(2, 3, 8, 8), torch.randn(2, 3, 3, 8, 8), torch.randint(5, (2, 3))
+    plain, changing = denoiser(), denoiser(change=True)
+    expected = past[:, -1] + plain.denoise(x - past[:, -1], torch.tensor(0.7), past, actions)
+    torch.testing.assert_close(changing.denoise(x, torch.tensor(0.7), past, actions), expected)
+    world = DiffusionWorld(denoiser(shaken=False, change=True))
+    state = world.reset(frames(2, 3, 3, 8, 8))
+    after, _ = world.step(state, 2, sampling=Sampling(temperature=0.0))
+    assert torch.equal(after.frame, state.frame)
+    world.step(after, 1, torch.Generator().manual_seed(0))
+
+
 def test_what_is_shown_hangs_on_the_last_frames_and_actions_alone() -> None:
     world, prompt = diffusion_world(), frames(1, 9, 3, 8, 8)
     long, short = world.reset(prompt), world.reset(prompt[:, -3:])

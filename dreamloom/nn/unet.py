@@ -37,7 +37,7 @@ class AdaptiveNorm(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """x + two times (norm, SiLU, 3 x 3 convolution), then attention where it is asked for; a new block changes nothing."""
+    """x + two times (norm, SiLU, 3 x 3 convolution), then attention where it is asked for; new convolutions add nothing."""
 
     def __init__(self, before: int, after: int, condition: int, *, attention: bool = False):
         super().__init__()
@@ -45,7 +45,8 @@ class ResidualBlock(nn.Module):
         self.convolutions = nn.ModuleList([nn.Conv2d(before, after, 3, padding=1), nn.Conv2d(after, after, 3, padding=1)])
         self.skip = nn.Identity() if before == after else nn.Conv2d(before, after, 1)
         self.attention = Attention(after, max(1, after // _HEAD)) if attention else None
-        nn.init.zeros_(self.convolutions[1].weight)  # type: ignore[arg-type]
+        for parameter in self.convolutions[1].parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Float[Tensor, "b c h w"], condition: Float[Tensor, "b k"]) -> Float[Tensor, "b d h w"]:
         """One block."""
@@ -102,7 +103,8 @@ class UNet(nn.Module, Buildable):
         self.middle = nn.ModuleList([ResidualBlock(middle, middle, condition, attention=True) for _ in range(2)])
         self.norm = nn.GroupNorm(_groups(widths[0]), widths[0])
         self.last = nn.Conv2d(widths[0], outputs * fold**2, 3, padding=1)
-        nn.init.zeros_(self.last.weight)
+        for parameter in self.last.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Float[Tensor, "b c h w"], condition: Float[Tensor, "b k"]) -> Float[Tensor, "b d h w"]:
         """Height and width must be multiples of `shrinks`."""

@@ -28,6 +28,7 @@ from dreamloom.worldmodels.world import Generators, Outcome, Sampling
 
 Frames = Float[Tensor, "b c h w"]
 Past = Float[Tensor, "b t c h w"]
+FRAMES_STD = 0.5  # about the standard deviation of frames in [-1, 1]
 
 
 class NextFrameDenoiser(nn.Module, Buildable):
@@ -42,7 +43,9 @@ class NextFrameDenoiser(nn.Module, Buildable):
         depth: blocks a level.
         fold: side of the patches of pixels that the U-Net takes for one; 1 is the paper's, 2 costs a third.
         condition: size of the embedding of noise level and actions.
-        sigma_data: standard deviation of frames.
+        change: whether the change from the last frame is diffused, not the frame, which learns faster: a still scene is right
+            from the start. False is the paper's.
+        sigma_data: standard deviation of what is diffused.
         offset_noise: standard deviation of noise that all pixels of a colour share, in training (sigma_offset_noise).
         P_mean: mean of ln sigma in training.
         P_std: standard deviation of ln sigma in training.
@@ -60,6 +63,7 @@ class NextFrameDenoiser(nn.Module, Buildable):
         depth: int = 2,
         fold: int = 1,
         condition: int = 256,
+        change: bool = False,
         sigma_data: float = 0.5,
         offset_noise: float = 0.3,
         P_mean: float = -0.4,
@@ -74,7 +78,7 @@ class NextFrameDenoiser(nn.Module, Buildable):
             raise ValueError(f"size must be a multiple of {self.network.shrinks} (fold and levels), got {size}")
         self.actions, self.size, self.channels, self.context = actions, size, channels, context
         self.sigma_data, self.offset_noise, self.P_mean, self.P_std = sigma_data, offset_noise, P_mean, P_std
-        self.forget = forget
+        self.change, self.forget = change, forget
         self.action_in = nn.Embedding(actions + 1, condition // context)  # the last one stands for "no action"
         self.noise_in = NoiseEmbedding(condition, 64)
         self.mix = nn.Sequential(nn.SiLU(), nn.Linear(condition, condition))
@@ -97,9 +101,15 @@ class NextFrameDenoiser(nn.Module, Buildable):
         c_skip, c_out, c_in, c_noise = precondition(total, self.sigma_data)
         told = rearrange(self.action_in(actions), "b t k -> b (t k)")
         condition = self.mix(self.noise_in(c_noise) + told)
-        seen = rearrange(past, "b t c h w -> b (t c) h w") / self.sigma_data
+        seen = rearrange(past, "b t c h w -> b (t c) h w") / FRAMES_STD
+        base = self.base(past)
+        x = x - base
         out = self.network(torch.cat([seen, _wide(c_in) * x], 1), condition)
-        return _wide(c_skip) * x + _wide(c_out) * out.float()
+        return base + _wide(c_skip) * x + _wide(c_out) * out.float()
+
+    def base(self, past: Past) -> Frames:
+        """What the diffused change is added to: the last frame, or nothing."""
+        return past[:, -1] if self.change else torch.zeros_like(past[:, -1])
 
     def loss(
         self, frames: Past, actions: Int[Tensor, "b s"], generator: torch.Generator | None = None
@@ -241,8 +251,9 @@ class DiffusionWorld(Playable, Buildable):
         steps, temperature = self.asked(sampling)
         past = state.frames.float() / 127.5 - 1
         solver = Euler(steps, sigma_min=self.sigma_min, sigma_max=self.sigma_max, rho=self.rho)
-        x = solver(
-            lambda x, sigma: self.denoiser.denoise(x, sigma, past, actions).clamp(-1, 1),
+        base = self.denoiser.base(past)
+        x = base + solver(
+            lambda x, sigma: self.denoiser.denoise(base + x, sigma, past, actions).clamp(-1, 1) - base,
             lambda _: temperature * draw((b, *self.frame_shape), generator, self.device, torch.randn),
         )
         frame = to_bytes((x / 2 + 0.5).clamp(0, 1))
