@@ -162,12 +162,11 @@ def gap_plot(study: Mapping[str, Any], learner: str) -> Figure:
     arms = list(study["overall"][learner])
     size = (1.6 + (0.8 + 0.55 * len(arms)) * len(results), 6.4)
     figure = Figure(figsize=size, layout="constrained")
-    panels = figure.subplots(2, len(results), sharey="row", squeeze=False)
+    panels = figure.subplots(2, len(results), sharex="col", sharey="row", squeeze=False)
     for (above, below), (name, learners) in zip(panels.T, results.items(), strict=True):
         _bars(above, [learners[learner][arm] for arm in arms])
         _shares(below, [learners[learner][arm]["gaps"]["g_perf"] for arm in arms])
         above.set_title(name)
-        above.set_xticks([])
         below.set_xticks(range(len(arms)), arms, rotation=60, ha="right")
     panels[0][0].set_ylabel("normalised score")
     panels[0][0].legend(fontsize="small")
