@@ -55,6 +55,7 @@ class Agent(nn.Module, Buildable):
     action_low: Tensor
     action_high: Tensor
     kinds: tuple[str, ...] = ("continuous",)  # of actions that the algorithm is for
+    phases = 1  # an update is made as the one so many before it, by the same kernels; 0: settings change in between
 
     def __init__(
         self,
@@ -83,6 +84,9 @@ class Agent(nn.Module, Buildable):
     def update(self, batch: Batch | PixelBatch) -> dict[str, Float[Tensor, "s"]]:
         """One update of every agent; returns detached metrics, one value an agent."""
         raise NotImplementedError
+
+    def schedule(self) -> None:
+        """Sets what changes with the number of updates, such as learning rates, before the next one."""
 
     def draw(self, buffer: Buffer | FrameBuffer, batch_size: int) -> Any:
         """A batch of the next update."""

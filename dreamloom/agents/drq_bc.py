@@ -73,6 +73,7 @@ class DrQBC(TD3BC):
             vision=vision,
         )
         self.first_noise, self.last_noise, self.noise_updates = first_noise, last_noise, noise_updates
+        self.phases = 0  # the noise fades
 
     def build(self, observation_size: int, action_size: int) -> dict[str, float]:
         self.actor = Actor(self.seeds, observation_size, action_size, **self.shape())

@@ -137,18 +137,24 @@ class FrameBuffer:
         """Memory of all frames, labels and indices, by transitions that can be drawn."""
         return sum(column.nbytes for column in (*self.episodes, self.rows)) / len(self)
 
-    def sample(self, batch_size: int, generators: Sequence[torch.Generator]) -> PixelBatch:
+    def sample(self, batch_size: int, generators: Sequence[torch.Generator], *, ahead: bool = True) -> PixelBatch:
         """A batch for each seed, drawn with replacement from that seed's generator, and augmented where that is asked for.
 
         Args:
             batch_size: rows a seed.
             generators: one a seed, on the buffer's device.
+            ahead: whether what followed is wanted; else the observations stand in its place, and cost nothing.
         """
         drawn = [torch.randint(len(self), (batch_size,), generator=g, device=self.device) for g in generators]
-        return self.augmented(self.take(self.rows[torch.stack(drawn)]), generators)
+        return self.augmented(self.take(self.rows[torch.stack(drawn)], ahead=ahead), generators, ahead=ahead)
 
     def augmented(
-        self, batch: PixelBatch, generators: Sequence[torch.Generator], members: Sequence[int | None] | None = None
+        self,
+        batch: PixelBatch,
+        generators: Sequence[torch.Generator],
+        members: Sequence[int | None] | None = None,
+        *,
+        ahead: bool = True,
     ) -> PixelBatch:
         """A batch with its frames changed, each seed's by its own generator; as it is where nothing augments.
 
@@ -156,13 +162,14 @@ class FrameBuffer:
             batch: as it was taken.
             generators: one a seed.
             members: the one augmentation for each seed; by default what `augment` says.
+            ahead: whether what followed is wanted.
         """
         if self.augment is None:
             return batch
         members = members or self.augment.members(len(generators))
-        pairs = zip(batch.observations, batch.next_observations, batch.actions, generators, members, strict=True)
-        changed = [self.augment.pair(*pair, member=member) for *pair, member in pairs]
-        s, s_next, actions = (_together(x) for x in zip(*changed, strict=True))
+        following = batch.next_observations if ahead else None
+        s, s_next, actions = self.augment.pairs(batch.observations, following, batch.actions, generators, members)
+        s_next = s if s_next is None else s_next
         return batch._replace(observations=s, actions=actions, next_observations=s_next, plain=batch.observations)
 
     def windows(self, batch_size: int, length: int, generators: Sequence[torch.Generator]) -> Windows:
@@ -215,8 +222,8 @@ class FrameBuffer:
         """At most so many rows, evenly spread over all that can be drawn."""
         return self.rows[torch.linspace(0, len(self) - 1, min(count, len(self)), device=self.device).long()]
 
-    def take(self, rows: Int[Tensor, "s b"]) -> PixelBatch:
-        """The transitions of some rows, as they are."""
+    def take(self, rows: Int[Tensor, "s b"], *, ahead: bool = True) -> PixelBatch:
+        """The transitions of some rows, as they are; with the observations again in place of what followed if not `ahead`."""
         _, actions, rewards, _, left, terminal = self.episodes
         left = left[rows].long()
         steps = left.clamp(max=self.n_step)
@@ -224,7 +231,8 @@ class FrameBuffer:
         total = sum(self.gamma**i * rewards[(rows + i).clamp(max=len(rewards) - 1)] * (i < steps) for i in range(self.n_step))
         following = torch.where(done, rows, rows + steps)
         cut = torch.where(done, 1.0, 1 - self.gamma ** (steps - 1.0))
-        return PixelBatch(self.stacked(rows), actions[rows], total, self.stacked(following), cut)  # type: ignore[arg-type]
+        s = self.stacked(rows)
+        return PixelBatch(s, actions[rows], total, self.stacked(following) if ahead else s, cut)  # type: ignore[arg-type]
 
     def stacked(self, rows: Int[Tensor, "*n"]) -> UInt8[Tensor, "*n c h w"]:
         """Frames of rows with those before them, which lie channels last in memory as convolutions like it."""
@@ -232,8 +240,3 @@ class FrameBuffer:
         index = torch.maximum(rows[..., None] - back, self.episodes.first[rows][..., None].long())
         frames = self.episodes.frames[index.flatten()].unflatten(0, (-1, self.stack))
         return rearrange(frames, "n stack h w c -> n h w (stack c)").permute(0, 3, 1, 2).unflatten(0, rows.shape)
-
-
-def _together(parts: Sequence[Tensor]) -> Tensor:
-    """Those of all seeds; one alone keeps its memory."""
-    return parts[0][None] if len(parts) == 1 else torch.stack(list(parts))

@@ -16,6 +16,7 @@ from dreamloom.agents.buffer import Batch
 from dreamloom.agents.frames import PixelBatch
 from dreamloom.agents.networks import Actor, Categorical, Critics, DiscreteCritics, Precision, Values
 from dreamloom.agents.vision import Latents, Vision
+from dreamloom.nn.graphs import set_rate
 
 
 class Gaussian(Actor):
@@ -111,17 +112,16 @@ class IQL(Agent):
         self.descend("critics", critic_loss + self.steady(lambda seen: self.critics(seen, a), s))
         weight = (self.beta * advantage.detach()).exp().clamp(max=self.max_weight)
         actor_loss = -(weight * self.actor.log_prob(s, a)).mean(-1)
-        self.schedule()
         self.descend("actor", actor_loss + self.steady(self.actor, s, policy=self.discrete))
         self.track("critics")
         losses = {"value_loss": value_loss, "critic_loss": critic_loss, "actor_loss": actor_loss}
         return {name: loss.detach() for name, loss in losses.items()} | {"v": v.detach().mean(-1)}
 
     def schedule(self) -> None:
-        """The actor's learning rate of this update."""
+        """The actor's learning rate of the next update."""
         if self.cosine and self.horizon:
-            done = min(1.0, (self.updates - 1) / self.horizon)
-            self.groups["actor"]["lr"] = self.lr * 0.5 * (1 + math.cos(math.pi * done))
+            done = min(1.0, self.updates / self.horizon)
+            set_rate(self.groups["actor"], self.lr * 0.5 * (1 + math.cos(math.pi * done)))
 
 
 def expectile_loss(difference: Float[Tensor, "s b"], expectile: float) -> Float[Tensor, "s"]:

@@ -54,7 +54,8 @@ class TD3BC(Agent):
         vision: Vision | Latents | None = None,
     ):
         super().__init__(seeds=seeds, gamma=gamma, tau=tau, normalize=normalize, vision=vision)
-        self.alpha, self.policy_noise, self.noise_clip, self.policy_delay = alpha, policy_noise, noise_clip, policy_delay
+        self.alpha, self.policy_noise, self.noise_clip = alpha, policy_noise, noise_clip
+        self.policy_delay = self.phases = policy_delay
         self.lr, self.width, self.depth, self.precision = lr, width, depth, precision
         self.size(observation_size, action_size)
 

@@ -9,6 +9,45 @@ from tqdm import trange
 from dreamloom.agents.agent import Agent
 from dreamloom.agents.buffer import Buffer
 from dreamloom.agents.frames import FrameBuffer
+from dreamloom.nn.graphs import Replay, tensor_rates
+
+
+class Updates:
+    """Updates of agents from a buffer, one a call; from vectors on a GPU, CUDA graphs repeat them.
+
+    Args:
+        agent: prepared agents, on the buffer's device.
+        buffer: the rows.
+        batch_size: rows of an update, for each agent.
+    """
+
+    def __init__(self, agent: Agent, buffer: Buffer | FrameBuffer, batch_size: int):
+        self.agent, self.buffer, self.batch_size = agent, buffer, batch_size
+        self.replays: list[Replay[dict[str, Tensor]]] = []
+        if agent.phases and isinstance(buffer, Buffer) and agent.device.type == "cuda":
+            assert agent.optimizer is not None
+            tensor_rates(agent.optimizer)
+            generators = agent.streams()
+            self.replays = [
+                Replay(
+                    lambda: agent.update(buffer.sample(batch_size, generators)),
+                    generators=generators,
+                    optimizer=agent.optimizer,
+                )
+                for _ in range(agent.phases)
+            ]
+
+    def __call__(self) -> dict[str, Float[Tensor, "s"]]:
+        """Makes the next update; returns its metrics, one value an agent, which the call after may overwrite."""
+        agent = self.agent
+        agent.schedule()
+        if not self.replays:
+            return agent.update(agent.draw(self.buffer, self.batch_size))
+        number = agent.updates
+        agent.streams()
+        metrics = self.replays[number % len(self.replays)]()
+        agent.updates = number + 1  # a graph does not count
+        return metrics
 
 
 def train(
@@ -43,8 +82,9 @@ def train(
         agent.reset(seed)
     agent.horizon = horizon or agent.updates + updates
     metrics: dict[str, Tensor] = {}
+    update = Updates(agent, buffer, batch_size)
     for _ in trange(updates, desc=type(agent).__name__, disable=not progress):
-        metrics |= agent.update(agent.draw(buffer, batch_size))
+        metrics |= update()
         if callback is not None and every and agent.updates % every == 0:
             callback(agent)
     return metrics

@@ -26,4 +26,9 @@ def batch_of_step(seed: int, step: int, batch_size: int, rows: int) -> Int64[Ten
 
 def generator_of_step(seed: int, step: int, device: torch.device, *, rank: int = 0) -> torch.Generator:
     """Source of a step's noise on one rank."""
-    return torch.Generator(device).manual_seed(seed + 1_000_003 * step + 500_009 * rank)
+    return torch.Generator(device).manual_seed(seed_of_step(seed, step, rank=rank))
+
+
+def seed_of_step(seed: int, step: int, *, rank: int = 0) -> int:
+    """What a step's noise on one rank is seeded with."""
+    return seed + 1_000_003 * step + 500_009 * rank

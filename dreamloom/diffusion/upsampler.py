@@ -18,8 +18,9 @@ from dreamloom.diffusion.objectives import EDM, Network, Objective
 from dreamloom.diffusion.row_noise import RowNoise, random_words
 from dreamloom.diffusion.rows import NextObservation, Rows, Terminals
 from dreamloom.diffusion.solvers import Denoise, SDEDPMSolver, Solver
-from dreamloom.diffusion.training import adamw, batch_of_step, cosine, generator_of_step
+from dreamloom.diffusion.training import adamw, batch_of_step, cosine, seed_of_step
 from dreamloom.nn.build import Buildable
+from dreamloom.nn.graphs import Replay, set_rate, tensor_rates
 from dreamloom.nn.parts import load_part
 
 # What a checkpoint may name.
@@ -175,16 +176,26 @@ class Upsampler(nn.Module, Buildable):
         """
         data = self.prepare(transitions, seed=seed, relevance=relevance)
         optimizer = adamw(self.network.parameters(), lr=lr)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, cosine(steps))
-        self.train()
-        for step in tqdm(range(steps), desc="upsampler", disable=not progress):
-            batch = data.take(batch_of_step(seed, step, batch_size, len(transitions)).to(self.device))
-            loss, _ = self.loss(batch, generator_of_step(seed, step, self.device))
+        rows = torch.zeros(batch_size, dtype=torch.long, device=self.device)
+        generator = torch.Generator(self.device)
+
+        def descend() -> None:
+            loss, _ = self.loss(data.take(rows), generator)
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
             optimizer.step()
-            schedule.step()
+
+        if self.device.type == "cuda":
+            tensor_rates(optimizer)
+            descend = Replay(descend, generators=[generator], optimizer=optimizer)
+        factor = cosine(steps)
+        self.train()
+        for step in tqdm(range(steps), desc="upsampler", disable=not progress):
+            rows.copy_(batch_of_step(seed, step, batch_size, len(transitions)))
+            generator.manual_seed(seed_of_step(seed, step))
+            set_rate(optimizer.param_groups[0], lr * factor(step))
+            descend()
             self.update_average(step + 1)
         return self.eval()
 

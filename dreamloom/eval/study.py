@@ -9,7 +9,8 @@ import inspect
 import json
 import sysconfig
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from dreamloom.datasets.types import Transitions
 from dreamloom.diffusion.upsampler import Upsampler
 from dreamloom.eval.agent import evaluate_agent
 from dreamloom.eval.arms import Arm, noisy_copies, reward_scale, share_of
-from dreamloom.eval.study_cells import cell_path, claimed, note_settings, write_json
+from dreamloom.eval.study_cells import claimed, compute_device, run_cells, write_json
 from dreamloom.eval.study_pixels import Pixels, measure_pixels
 from dreamloom.eval.study_report import write_study
 
@@ -123,21 +124,26 @@ def eval_study(*arguments: str) -> None:
     run_study(*read_study(arguments))
 
 
-def read_study(arguments: Sequence[str]) -> tuple[Study, Path]:
+def read_study(arguments: Sequence[str], kind: type = Study, verb: Callable[..., None] = eval_study) -> tuple[Any, Path]:
     """The study that the words of the command line describe, and its folder.
+
+    Args:
+        arguments: the words.
+        kind: the study's class, whose parameters are the keys of the recipe.
+        verb: whose name and docstring the help shows.
 
     Raises:
         ValueError: an unknown key, or a study that cannot be.
     """
     parser = ArgumentParser(
-        prog="dreamloom eval study",
-        description=inspect.getdoc(eval_study),
+        prog=f"dreamloom {verb.__name__.replace('_', ' ')}",
+        description=inspect.getdoc(verb),
         formatter_class=_Help,
         exit_on_error=False,
     )
     parser.add_argument("-c", "--config", action="config", help="recipe of the study")
     parser.add_argument("--out", type=str, required=True, help="folder for study.json, report.md and the plots")
-    parser.add_class_arguments(Study)
+    parser.add_class_arguments(kind)
     try:
         config = parser.parse_args([_packaged(word) for word in arguments])
     except argparse.ArgumentError as error:
@@ -145,7 +151,7 @@ def read_study(arguments: Sequence[str]) -> tuple[Study, Path]:
     built = parser.instantiate_classes(config).as_dict()
     out = Path(built.pop("out"))
     built.pop("config", None)
-    return Study(**built), out
+    return kind(**built), out
 
 
 def run_study(study: Study, out: Path) -> None:
@@ -154,20 +160,11 @@ def run_study(study: Study, out: Path) -> None:
     Raises:
         ValueError: `out` holds another study.
     """
-    note_settings(out / "settings.json", study.settings)
-    cells = list(study.cells())
-    for number, cell in enumerate(cells):
-        path = cell_path(out, cell)
-        with claimed(path) as mine:
-            if mine and not path.exists():
-                print(f"[{number + 1}/{len(cells)}] {' / '.join(cell)}", flush=True)
-                write_json(path, (measure if study.pixels is None else measure_pixels)(study, out, *cell))
-    missing = [cell for cell in cells if not cell_path(out, cell).exists()]
-    if missing:
-        print(f"{len(missing)} cells are being measured elsewhere; the process that ends last writes the report")
-        return
-    write_study(out, study.settings, {cell: json.loads(cell_path(out, cell).read_text()) for cell in cells})
-    print(f"report {out / 'report.md'}")
+    of = measure if study.pixels is None else measure_pixels
+    found = run_cells(out, study.settings, list(study.cells()), partial(of, study, out))
+    if found is not None:
+        write_study(out, study.settings, found)
+        print(f"report {out / 'report.md'}")
 
 
 def measure(study: Study, out: Path, environment: str, learner: str, name: str) -> dict[str, Any]:
@@ -178,7 +175,8 @@ def measure(study: Study, out: Path, environment: str, learner: str, name: str) 
     agent = _fresh(study.learners[learner], arm.width)
     data = Transitions.concatenate(parts)
     agent.prepare(data, seed=study.seed)
-    buffer = Buffer([data], reward_scale=reward_scale(study.environments[environment]))
+    agent.to(device := compute_device())
+    buffer = Buffer([data], device=device, reward_scale=reward_scale(study.environments[environment]))
     prepared = time.perf_counter()
     train(agent, buffer, updates=study.updates, batch_size=study.batch_size, seed=study.seed)
     trained = time.perf_counter()
@@ -222,7 +220,7 @@ def _upsampled(study: Study, folder: Path, real: Transitions, arm: Arm) -> tuple
     with claimed(path, wait=True):
         if not cost.exists():
             began = time.perf_counter()
-            upsampler = copy.deepcopy(study.upsampler)
+            upsampler = copy.deepcopy(study.upsampler).to(compute_device())
             upsampler.fit(real, steps=study.upsampler_steps, lr=study.upsampler_lr, seed=study.seed)
             fitted = time.perf_counter()
             made = upsampler.sample(arm.synthetic, seed=study.seed)

@@ -2,19 +2,57 @@
 
 import fcntl
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from dreamloom.datasets.atomic import atomic_path
 
 Cell = tuple[str, str, str]  # environment, learner, arm
 
 
+def compute_device() -> torch.device:
+    """Where a study's networks are: the GPU, if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def cell_path(out: Path, cell: Cell) -> Path:
     """The file of a finished cell."""
     return out / "cells" / f"{'--'.join(cell)}.json"
+
+
+def run_cells(
+    out: Path, settings: dict[str, Any], cells: Sequence[Cell], measure: Callable[..., dict[str, Any]]
+) -> dict[Cell, Any] | None:
+    """Measures the cells that are not there yet.
+
+    Args:
+        out: the study's folder.
+        settings: of the study.
+        cells: in the order in which they are measured.
+        measure: called with a cell's environment, learner and arm.
+
+    Returns:
+        What was found in every cell; None while other processes are at some.
+
+    Raises:
+        ValueError: `out` holds another study.
+    """
+    note_settings(out / "settings.json", settings)
+    for number, cell in enumerate(cells):
+        path = cell_path(out, cell)
+        with claimed(path) as mine:
+            if mine and not path.exists():
+                print(f"[{number + 1}/{len(cells)}] {' / '.join(cell)}", flush=True)
+                write_json(path, measure(*cell))
+    missing = [cell for cell in cells if not cell_path(out, cell).exists()]
+    if missing:
+        print(f"{len(missing)} cells are being measured elsewhere; the process that ends last writes the report")
+        return None
+    return {cell: json.loads(cell_path(out, cell).read_text()) for cell in cells}
 
 
 @contextmanager

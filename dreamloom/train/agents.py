@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 from dreamloom.agents.agent import Agent, load_agent
 from dreamloom.agents.buffer import Buffer
 from dreamloom.agents.frames import FrameBuffer
+from dreamloom.agents.training import Updates
 from dreamloom.agents.vision import Combination, Latents
 from dreamloom.datasets.store import open_dataset
 from dreamloom.datasets.transitions import load_transitions
@@ -132,7 +133,7 @@ class AgentTask(L.LightningModule):
     def on_fit_start(self) -> None:
         """Puts the rows on the device, and tells the agents how long the run is."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        self.buffer: Buffer | FrameBuffer = data.buffer(self.device, self.model.gamma)
+        self.update = Updates(self.model, data.buffer(self.device, self.model.gamma), self.batch_size)
         steps = self.trainer.estimated_stepping_batches
         self.model.horizon = int(steps) * self.updates_per_step if steps < float("inf") else None
 
@@ -141,7 +142,7 @@ class AgentTask(L.LightningModule):
 
         def updates() -> None:
             for _ in range(self.updates_per_step):
-                metrics.update(self.model.update(self.model.draw(self.buffer, self.batch_size)))
+                metrics.update(self.update())
 
         # The updates step the optimizer themselves, network by network, and leave no gradient for this step: through it
         # Lightning counts the training step.
