@@ -30,14 +30,11 @@ every = pytest.mark.parametrize(
 )
 
 
-class Mirror(Augment):
+class Mirror(Identity):
     """Changes every frame."""
 
-    def __init__(self):
-        super().__init__([Identity()])
-
-    def pair(self, s, s_next, actions, generator, *, member=None):
-        return s.flip(-1), s_next.flip(-1), actions
+    def forward(self, frames, drawn):
+        return frames.flip(-1)
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +106,7 @@ def test_agent_is_loaded_and_acts_on_frames(kind, discrete, files, tmp_path):
 @every
 def test_regulariser_pulls_what_is_said_of_augmented_frames_to_the_plain(kind, discrete, files):
     rates = {"critic_lr": 1e-3} if kind is CQL else {"lr": 1e-3}
-    settings = {"augment": Mirror(), "updates": 40, "seed": 1, **rates}
+    settings = {"augment": Augment([Mirror()]), "updates": 40, "seed": 1, **rates}
     plain, held = (trained(kind, files[discrete], drac=drac, **settings) for drac in (0.0, 100.0))
     frames = FrameBuffer(files[discrete], stack=2).sample(40, [torch.Generator().manual_seed(9)]).observations
     gaps = []

@@ -89,11 +89,38 @@ class Augment(nn.Module, Buildable):
         Raises:
             ValueError: an action would change its meaning, and it is not known what to.
         """
-        plan = self.draw(len(s), generator, device=s.device, size=(s.shape[2], s.shape[3]), member=member)
-        again = plan
-        if not self.shared:
-            again = self.draw(len(s), generator, device=s.device, size=(s.shape[2], s.shape[3]), member=member)
-        return self(s, plan), self(s_next, again), self.actions(actions, plan)
+        changed = self.pairs(s[None], s_next[None], actions[None], [generator], [member])
+        return changed[0][0], changed[1][0], changed[2][0]
+
+    def pairs(
+        self,
+        s: Float[Tensor, "s b c h w"] | UInt8[Tensor, "s b c h w"],
+        s_next: Float[Tensor, "s b c h w"] | UInt8[Tensor, "s b c h w"] | None,
+        actions: Tensor,
+        generators: Sequence[torch.Generator],
+        members: Sequence[int | None],
+    ) -> tuple[Float[Tensor, "s b c h w"], Float[Tensor, "s b c h w"] | None, Tensor]:
+        """Augments transitions of several seeds, each with its own randomness, in as few passes as for one.
+
+        Args:
+            s: frames, as in `pair`.
+            s_next: likewise; None where they are not wanted.
+            actions: (s, b) int64 or (s, b, a) float.
+            generators: one a seed.
+            members: for each seed the one augmentation to use; None for all.
+        """
+        (seeds, b), size = s.shape[:2], (s.shape[3], s.shape[4])
+
+        def draw() -> list[Any]:
+            each = zip(generators, members, strict=True)
+            return [self.draw(b, generator, device=s.device, size=size, member=member) for generator, member in each]
+
+        plans, parts = draw(), [s] if s_next is None else [s, s_next]
+        renamed = torch.stack([self.actions(*each) for each in zip(actions, plans, strict=True)])
+        every = plans if s_next is None else [*plans, *(plans if self.shared else draw())]
+        changed = self._changed(torch.cat([part.flatten(0, 1) for part in parts]), _merged(every, b, s.device))
+        changed = changed.unflatten(0, (len(parts), seeds, b))
+        return changed[0], None if s_next is None else changed[1], renamed
 
     def draw(
         self,
@@ -112,22 +139,23 @@ class Augment(nn.Module, Buildable):
             return [(one, None, one.draw(batch, generator, device=device, size=size)) for one in every]
         # Shares of a shuffled batch have sizes that are known beforehand, unlike those of a free choice for each picture.
         order = torch.randperm(batch, generator=generator, device=generator.device).to(device)
-        start = int(torch.randint(len(every), (1,), generator=generator, device=generator.device)) if batch % len(every) else 0
-        shares = torch.tensor_split(order, len(every))
-        members = every[start:] + every[:start]
+        start = generator.initial_seed() % len(every)  # who gets what is over; no number that a GPU would have to tell
         return [
             (one, rows, one.draw(len(rows), generator, device=device, size=size))
-            for one, rows in zip(members, shares, strict=True)
+            for one, rows in zip(every[start:] + every[:start], torch.tensor_split(order, len(every)), strict=True)
             if len(rows)
         ]
 
     def forward(self, frames: Frames, plan: list[Any]) -> Float[Tensor, "b c h w"]:
         """Changes frames as drawn. They come out as floats, channels last in memory as convolutions like it."""
+        return self._changed(frames, _chains(plan))
+
+    def _changed(self, frames: Frames, chains: Sequence[Any]) -> Float[Tensor, "b c h w"]:
         kind = torch.float32 if frames.dtype == torch.uint8 else frames.dtype
         out = torch.empty(frames.shape, dtype=kind, device=frames.device, memory_format=torch.channels_last)
         # In a processor's cache dozens of passes over a few pictures cost less than a few passes over all of them in memory.
         size = _IN_CACHE if frames.device.type == "cpu" else len(frames)
-        for rows, chain in _chains(plan):
+        for rows, chain in chains:
             for start in range(0, len(frames) if rows is None else len(rows), size):
                 part = slice(start, start + size)
                 x = _unit(frames[part if rows is None else rows[part]])
@@ -152,6 +180,30 @@ def _chains(plan: list[Any]) -> list[tuple[Tensor | None, list[tuple[Augmentatio
     if all(rows is None for _, rows, _ in plan):
         return [(None, [(one, drawn) for one, _, drawn in plan])]
     return [(rows, [(one, drawn)]) for one, rows, drawn in plan]
+
+
+def _merged(
+    plans: Sequence[list[Any]], batch: int, device: torch.device
+) -> list[tuple[Tensor | None, list[tuple[Augmentation, Drawn]]]]:
+    """The chains of plans for batches that lie one after another, as chains of the whole."""
+    found: dict[tuple[int, ...], list[tuple[Tensor, Any]]] = {}
+    for number, plan in enumerate(plans):
+        for rows, chain in _chains(plan):
+            rows = torch.arange(batch, device=device) if rows is None else rows
+            found.setdefault(tuple(id(one) for one, _ in chain), []).append((number * batch + rows, chain))
+    whole = len(found) == 1 and _chains(plans[0])[0][0] is None  # all rows, in their order
+    return [
+        (None if whole else torch.cat([rows for rows, _ in parts]), _joined([chain for _, chain in parts]))
+        for parts in found.values()
+    ]
+
+
+def _joined(chains: Sequence[list[tuple[Augmentation, Drawn]]]) -> list[tuple[Augmentation, Drawn]]:
+    """Chains of the same augmentations as one, with what all have drawn."""
+    return [
+        (each[0][0], {name: torch.cat([drawn[name] for _, drawn in each]) for name in each[0][1]})
+        for each in zip(*chains, strict=True)
+    ]
 
 
 def _unit(frames: Frames) -> Float[Tensor, "b c h w"]:

@@ -130,9 +130,10 @@ class Cutout(Augmentation):
         self.smallest, self.largest = smallest, largest
 
     def draw(self, batch: int, generator: torch.Generator, *, device: torch.device | str, size: tuple[int, int]) -> Drawn:
-        sides = torch.tensor(size, device=device)
-        box = uniform((batch, 2), self.smallest, self.largest, generator, device) * sides
-        return {"corner": uniform((batch, 2), 0.0, 1.0, generator, device) * (sides - box), "box": box}
+        share = uniform((batch, 2), self.smallest, self.largest, generator, device)
+        place = uniform((batch, 2), 0.0, 1.0, generator, device) * (1 - share)
+        box, corner = (torch.stack([side[:, 0] * size[0], side[:, 1] * size[1]], 1) for side in (share, place))
+        return {"corner": corner, "box": box}
 
     def forward(self, frames: Float[Tensor, "b c h w"], drawn: Drawn) -> Float[Tensor, "b c h w"]:
         return torch.where(_inside(frames, drawn), self._filling(frames, drawn), frames)
