@@ -126,10 +126,16 @@ class UpsamplerTask(Task):
         self.rows: Batch | None = None
 
     def setup(self, stage: str) -> None:
-        """Gives the model its columns and statistics, and keeps the encoded rows on the device."""
+        """Gives the model its columns and statistics, and keeps the encoded rows."""
         if self.rows is None:
             data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
             self.rows = self.model.prepare(data.transitions, seed=self.seed)
+
+    def on_fit_start(self) -> None:
+        """Puts the rows where the model is by now."""
+        super().on_fit_start()
+        assert self.rows is not None
+        self.rows = Batch(*(column.to(self.device) for column in self.rows))
 
     def loss(self, numbers: Tensor) -> tuple[Tensor, dict[str, Tensor]]:  # type: ignore[override]
         """Loss on the rows with these numbers; validation's noise is the same each time."""
