@@ -31,6 +31,8 @@ VERBS = {
     "eval replay": "dreamloom.eval.replay:eval_replay",
     "eval agent": "dreamloom.eval.agent:eval_agent",
     "eval study": "dreamloom.eval.study:eval_study",
+    "eval imagination": "dreamloom.eval.imagination:eval_imagination",
+    "eval imitation": "dreamloom.eval.study_imitation:eval_imitation",
     "play": "dreamloom.play.server:play",
 }
 # Module that is not installed -> the extra that brings it.

@@ -49,8 +49,9 @@ def fit_inverse(
     passes: int = 4,
     most: int = 600,
     batch: int = 64,
+    balanced: bool = True,
 ) -> InverseModel:
-    """Trains an inverse model; each action is drawn equally often, since the test draws actions uniformly.
+    """Trains an inverse model.
 
     Args:
         frames: clips of real frames.
@@ -60,6 +61,7 @@ def fit_inverse(
         passes: times that a pair is drawn on average.
         most: optimizer steps at most; about a minute on two cores.
         batch: pairs a step.
+        balanced: whether each action is drawn equally often, as where a test draws actions uniformly; else each pair is.
     """
     before, after, target = pairs(frames, actions)
     steps = max(2, min(most, passes * len(target) // batch))
@@ -68,6 +70,7 @@ def fit_inverse(
         model = InverseModel(count, channels=frames.shape[2])
     model = model.to(frames.device)
     weights = 1 / torch.bincount(target, minlength=count).clamp_min(1)[target].double()
+    weights = weights if balanced else torch.ones_like(weights)
     generator = torch.Generator().manual_seed(seed)
     order = torch.multinomial(weights.cpu(), steps * batch, replacement=True, generator=generator)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=1e-2)

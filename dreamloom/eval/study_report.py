@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +31,21 @@ def write_study(out: Path, settings: Mapping[str, Any], cells: Mapping[Cell, Map
     frames = "pixels" in settings
     if frames:
         study = with_gaps(study)
+    save_study(out, study, report=gap_report if frames else report, plot=gap_plot if frames else plot)
+
+
+def save_study(out: Path, study: dict[str, Any], *, report: Callable[..., str], plot: Callable[..., Figure]) -> None:
+    """Writes `study.json`, and what is told of it: `report.md` and a plot for each learner.
+
+    Args:
+        out: the folder.
+        study: see `summary`.
+        report: makes the text, of the study.
+        plot: makes the plot, of the study and a learner.
+    """
     for learner in study["overall"]:
-        save_plot(out / f"{learner}.png", (gap_plot if frames else plot)(study, learner))
-    for name, text in (
-        ("report.md", (gap_report if frames else report)(study)),
-        ("study.json", json.dumps(study, indent=2) + "\n"),
-    ):
+        save_plot(out / f"{learner}.png", plot(study, learner))
+    for name, text in (("report.md", report(study)), ("study.json", json.dumps(study, indent=2) + "\n")):
         with atomic_path(out / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
