@@ -12,6 +12,7 @@ _ROWS = {
     "actions": ("world.actions", "{}"),
     "weights, M": ("world.parameters", "{:.2f}"),
     "training, CPU minutes": ("world.train_cpu_s", "{:.1f}"),
+    "training, minutes by the clock": ("world.train_wall_s", "{:.1f}"),
     "steps a frame": ("settings.sampling.steps", "{}"),
     "rollout PSNR, 1 ahead, dB": ("rollout.psnr.1", "{:.2f}"),
     "rollout PSNR, 4 ahead, dB": ("rollout.psnr.4", "{:.2f}"),
@@ -26,8 +27,9 @@ _ROWS = {
     "... to": ("delta4_psnr.high", "{:.2f}"),
     "action-swap accuracy": ("action_swap.accuracy", "{:.1%}"),
     "a frame, median, ms": ("latency_ms.p50", "{:.0f}"),
+    "frames a second, 16 worlds side by side": ("latency_ms.side_by_side.frames_per_s", "{:.0f}"),
 }
-_UNITS = {"world.parameters": 1e-6, "world.train_cpu_s": 1 / 60}
+_UNITS = {"world.parameters": 1e-6, "world.train_cpu_s": 1 / 60, "world.train_wall_s": 1 / 60}
 
 
 def read_reports(folders: Sequence[Path]) -> list[dict[str, Any]]:

@@ -112,7 +112,8 @@ def _rollout_rows(m: dict[str, Any]) -> Iterator[Row]:
                 yield f"rollout {text}, {horizon} ahead", f"{value:.{digits}f}", beside
     if (fd := m["effnet_fd"])["recon"] is not None:
         yield "EffNet-FD, recon / dream", f"{fd['recon']:.1f} / {fd['dream']:.1f}", f"{fd['frames']} frames"
-    yield "EffNet-FD, both", f"{fd['both']:.1f}", f"real to real {fd['floor']:.1f}"
+    if fd["both"] is not None:
+        yield "EffNet-FD, both", f"{fd['both']:.1f}", f"real to real {fd['floor']:.1f}"
     if fvd := m.get("fvd"):
         yield "FVD (I3D), both", f"{fvd['both']:.1f}", f"{fvd['clips']} clips of {fvd['frames']} frames"
     drift = m["drift"]

@@ -160,8 +160,8 @@ def _run(trial: Trial, train: Episodes, i3d: Path | None) -> dict[str, Any]:
 
 
 def _about(trial: Trial) -> dict[str, Any]:
-    world = trial.world
-    parameters = sum(p.numel() for p in world.parameters()) if isinstance(world, torch.nn.Module) else None
+    world, module = trial.world, trial.without_heads
+    parameters = sum(p.numel() for p in module.parameters()) if isinstance(module, torch.nn.Module) else None
     return {
         "name": world.name,
         "game": world.game,
@@ -171,6 +171,7 @@ def _about(trial: Trial) -> dict[str, Any]:
         "fps": world.fps,
         "parameters": parameters,
         "train_cpu_s": getattr(world, "train_cpu_s", None),
+        "train_wall_s": getattr(world, "train_wall_s", None),
     }
 
 

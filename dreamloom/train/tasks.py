@@ -41,6 +41,11 @@ def actions_between(clip: Clip, latent_actions: LatentActions | None) -> Tensor:
     return clip.actions[:, :-1].long()
 
 
+def _clocks() -> tuple[float, float]:
+    """Seconds of this process's processor time, and of the clock."""
+    return time.process_time(), time.perf_counter()
+
+
 class Task(LightningModule):
     """Optimizer, schedule, logging and the seed of every step; a subclass says what a batch's loss is.
 
@@ -69,7 +74,8 @@ class Task(LightningModule):
         self.model = model
         self.optimizer, self.warmup_steps, self.final_lr, self.seed = optimizer, warmup_steps, final_lr, seed
         self.compute = torch.compile(self.model.loss) if compile else self.model.loss
-        self.cpu_s_before, self._began = 0.0, time.process_time()  # before this process took the training up, and since
+        # Of processor and clock: before this process took the training up, and since.
+        self.cpu_s_before, self.wall_s_before, self._began = 0.0, 0.0, _clocks()
 
     def loss(self, clip: Clip) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss and metrics of a batch."""
@@ -92,19 +98,26 @@ class Task(LightningModule):
         self.log_dict({f"{stage}/{name}": value for name, value in metrics.items()}, batch_size=1, **kwargs)
 
     def on_fit_start(self) -> None:
-        self._began = time.process_time()
+        self._began = _clocks()
 
     @property
     def train_cpu_s(self) -> float:
         """Processor time of this training up to now, s: what it cost on a machine that others use too."""
-        return self.cpu_s_before + time.process_time() - self._began
+        return self.cpu_s_before + _clocks()[0] - self._began[0]
+
+    @property
+    def train_wall_s(self) -> float:
+        """Seconds of this training up to now: what it cost where a GPU does the work."""
+        return self.wall_s_before + _clocks()[1] - self._began[1]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["model_config"], checkpoint["train_cpu_s"] = self.model.config, self.train_cpu_s
+        checkpoint["model_config"] = self.model.config
+        checkpoint["train_cpu_s"], checkpoint["train_wall_s"] = self.train_cpu_s, self.train_wall_s
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """A resumed run counts on."""
         self.cpu_s_before = checkpoint.get("train_cpu_s", 0.0)
+        self.wall_s_before = checkpoint.get("train_wall_s", 0.0)
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(p for p in self.model.parameters() if p.requires_grad)

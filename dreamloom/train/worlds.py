@@ -16,7 +16,7 @@ from dreamloom.worldmodels.forcing import ForcingDynamics
 from dreamloom.worldmodels.forcing_world import ForcingWorld
 from dreamloom.worldmodels.labels import action_names_of
 from dreamloom.worldmodels.latent_actions import LatentActions
-from dreamloom.worldmodels.parts import load_part, train_cpu_s
+from dreamloom.worldmodels.parts import load_part, train_cpu_s, train_wall_s
 from dreamloom.worldmodels.playable import Playable, identity_of_data
 from dreamloom.worldmodels.prompts import choose_prompts
 
@@ -45,7 +45,9 @@ class WorldTask(Task):
         **kwargs: Any,
     ):
         super().__init__(model, **kwargs)
-        self.parts_cpu_s = sum(train_cpu_s(part) or 0.0 for part in parts if part)
+        self.parts_cpu_s, self.parts_wall_s = (
+            sum(cost(part) or 0.0 for part in parts if part) for cost in (train_cpu_s, train_wall_s)
+        )
         self.world: Any = world.requires_grad_(False)
         self.average = average
         self._pairs = list(zip(averaged.parameters(), model.parameters(), strict=True))
@@ -82,6 +84,7 @@ class WorldTask(Task):
         super().on_save_checkpoint(checkpoint)
         self.world.train_levels = sorted(self.trainer.datamodule.levels)  # type: ignore[attr-defined]
         self.world.train_cpu_s = self.train_cpu_s + self.parts_cpu_s
+        self.world.train_wall_s = self.train_wall_s + self.parts_wall_s
         checkpoint["world"] = {"config": self.world.config, "identity": self.world.identity}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

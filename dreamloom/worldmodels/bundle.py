@@ -27,7 +27,7 @@ from dreamloom.worldmodels.labels import action_names_of
 from dreamloom.worldmodels.latent_actions import LatentActions
 from dreamloom.worldmodels.maskgit import Order
 from dreamloom.worldmodels.outcomes import Outcomes, from_bytes, judged, load_outcomes, to_bytes
-from dreamloom.worldmodels.parts import ALLOWED, load_part, train_cpu_s, trained_levels
+from dreamloom.worldmodels.parts import ALLOWED, load_part, train_cpu_s, train_wall_s, trained_levels
 from dreamloom.worldmodels.playable import Playable, identity_of_data
 from dreamloom.worldmodels.prompts import choose_prompts
 from dreamloom.worldmodels.world import Sampling
@@ -99,6 +99,7 @@ def bundle(
         prompts=choose_prompts(data, prompts, prompt_frames, stride, seed),
         train_levels=made.train_levels,
         train_cpu_s=made.train_cpu_s,
+        train_wall_s=made.train_wall_s,
     )
     made.action_names = action_names_of(made, data)
     made.sampling = Sampling(*made.asked(Sampling(steps, temperature)))
@@ -122,9 +123,14 @@ def _genie(*, tokenizer: Path | None, dynamics: Path | None, latent_actions: Pat
     world = Genie(load_part(tokenizer, Tokenizer), load_part(dynamics, Dynamics), actions, order=order)
     parts = [part for part in (tokenizer, dynamics, latent_actions) if part]
     world.train_levels = sorted(set().union(*map(trained_levels, parts)))
-    costs = [cost for part in parts if (cost := train_cpu_s(part)) is not None]
-    world.train_cpu_s = sum(costs) if len(costs) == len(parts) else None
+    world.train_cpu_s, world.train_wall_s = (_sum([cost(part) for part in parts]) for cost in (train_cpu_s, train_wall_s))
     return world
+
+
+def _sum(costs: list[float | None]) -> float | None:
+    """The cost of all parts; None where one does not tell its own."""
+    told = [cost for cost in costs if cost is not None]
+    return sum(told) if len(told) == len(costs) else None
 
 
 def save_bundle(

@@ -39,3 +39,8 @@ def trained_levels(path: str | Path) -> set[str]:
 def train_cpu_s(path: str | Path) -> float | None:
     """Processor time that a part's training took, s; None where its checkpoint does not say."""
     return parts.read_checkpoint(parts.checkpoint_at(path)).get("train_cpu_s")
+
+
+def train_wall_s(path: str | Path) -> float | None:
+    """Seconds that a part's training took; None where its checkpoint does not say."""
+    return parts.read_checkpoint(parts.checkpoint_at(path)).get("train_wall_s")

@@ -45,6 +45,7 @@ class Playable(nn.Module):
         fps: float = 15.0,
         train_levels: Sequence[str] = (),
         train_cpu_s: float | None = None,
+        train_wall_s: float | None = None,
         prompts: UInt8[Tensor, "p t c h w"] | None = None,
     ) -> None:
         """Says who this world is.
@@ -57,6 +58,7 @@ class Playable(nn.Module):
             fps: frames a second of the training data.
             train_levels: ranges LO:HI of the levels trained on (HI excluded), as far as they are known.
             train_cpu_s: processor time of its training, all parts together, s; None where it is not known.
+            train_wall_s: seconds of its training by the clock, likewise.
             prompts: frames to start from.
 
         Raises:
@@ -70,14 +72,14 @@ class Playable(nn.Module):
             raise ValueError(f"game options are {sorted(GAME_OPTIONS)}, got {sorted(unknown)}")
         self.name, self.action_names, self.game, self.fps = name, names, game, fps
         self.game_options, self.train_levels = dict(game_options or {}), list(train_levels)
-        self.train_cpu_s = train_cpu_s
+        self.train_cpu_s, self.train_wall_s = train_cpu_s, train_wall_s
         if prompts is not None:
             self.prompts = prompts
 
     @property
     def identity(self) -> dict[str, Any]:
         """What `introduce` was told, and the default sampling, as plain data; of the prompts the shape."""
-        told = ("name", "action_names", "game", "game_options", "fps", "train_levels", "train_cpu_s")
+        told = ("name", "action_names", "game", "game_options", "fps", "train_levels", "train_cpu_s", "train_wall_s")
         sampling = {"steps": self.sampling.steps, "temperature": self.sampling.temperature}
         return {**{key: getattr(self, key) for key in told}, **sampling, "prompts": list(self.prompts.shape)}
 

@@ -76,7 +76,11 @@ def distances(trial: Trial, i3d: Path | None) -> Section:
     near, device = trial.near, trial.world.device
     rows = torch.from_numpy(np.random.default_rng(trial.seed).permutation(near.truth.shape[0] * near.truth.shape[1]))
     rows = rows[:FRECHET_FRAMES].sort().values
-    network = EffNet().to(device)
+    try:
+        network = EffNet().to(device)
+    except ImportError as error:
+        why = f"{error.name} is not installed: pip install 'dreamloom[eval]'"
+        return {"effnet_fd": dict.fromkeys(("recon", "dream", "both", "floor")), "notes": {"effnet_fd": why}}
     other = trial.test.clips(trial.clips, near.clip.frames.shape[1], seed=trial.seed + 1).frames[:, trial.context :]
     sets = {name: clips.flatten(0, 1)[rows] for name, clips in _kinds(trial).items()}
     seen = {name: features(network, frames, device=device) for name, frames in sets.items()}

@@ -73,8 +73,12 @@ class Trial:
     @property
     def genie(self) -> Genie | None:
         """The world, if it is a Genie: some questions can only be put to one."""
-        world = getattr(self.world, "world", self.world)  # without the heads of rewards and endings, where it has some
-        return world if isinstance(world, Genie) else None
+        return self.without_heads if isinstance(self.without_heads, Genie) else None
+
+    @property
+    def without_heads(self) -> World:
+        """The world without the heads of rewards and endings, where it has some."""
+        return getattr(self.world, "world", self.world)
 
     @property
     def decodes(self) -> bool:
