@@ -18,7 +18,7 @@ from dreamloom.agents.iql import IQL
 from dreamloom.agents.td3_bc import TD3BC
 from dreamloom.agents.training import train
 from dreamloom.agents.vision import Latents, Vision
-from dreamloom.datasets.augment import Augment, Identity
+from dreamloom.datasets.augment import Augment, ColourCutout, ColourJitter, Identity, RandomConvolution, Shift
 from dreamloom.nn.build import build
 from dreamloom.nn.encoders import Impala
 
@@ -210,3 +210,23 @@ def test_modules_of_a_vision_have_no_seed_but_their_own():
     assert len(eyes.trunks().each) == 3
     kernels = [next(m for m in encoder.modules() if isinstance(m, nn.Conv2d)).weight for encoder in eyes.encoders]
     assert not kernels[0].equal(kernels[1])
+
+
+@pytest.mark.gpu
+@every
+def test_graphs_make_the_updates_from_frames_that_plain_calls_make(kind, discrete, files, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    augment = Augment([Shift(1), ColourJitter(), ColourCutout(), RandomConvolution()])
+    found = []
+    for phases in (0, None):
+        buffer = FrameBuffer(files[discrete], stack=2, augment=copy.deepcopy(augment), device="cuda")
+        agent = kind(seeds=2, width=8, depth=1, vision=vision(drac=0.1))
+        agent.prepare(buffer)
+        agent.to("cuda")
+        agent.phases = agent.phases if phases is None else phases
+        metrics = train(agent, buffer, updates=12, batch_size=8, seed=3, progress=False)
+        assert agent.updates == 12
+        assert all(value.isfinite().all() for value in metrics.values())
+        found.append({name: value for name, value in agent.state_dict().items() if isinstance(value, torch.Tensor)})
+    for name, one in found[0].items():
+        torch.testing.assert_close(one, found[1][name], msg=lambda text, name=name: f"{name}: {text}")

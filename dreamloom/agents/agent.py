@@ -55,6 +55,7 @@ class Agent(nn.Module, Buildable):
     action_low: Tensor
     action_high: Tensor
     kinds: tuple[str, ...] = ("continuous",)  # of actions that the algorithm is for
+    looks_ahead = True  # whether updates look at what followed
     phases = 1  # an update is made as the one so many before it, by the same kernels; 0: settings change in between
 
     def __init__(
@@ -91,7 +92,13 @@ class Agent(nn.Module, Buildable):
     def draw(self, buffer: Buffer | FrameBuffer, batch_size: int) -> Any:
         """A batch of the next update."""
         self.turn(buffer)
-        return buffer.sample(batch_size, self.streams())
+        return self.batch(buffer, batch_size, self.streams())
+
+    def batch(self, buffer: Buffer | FrameBuffer, batch_size: int, generators: Sequence[torch.Generator]) -> Any:
+        """Rows for an update, drawn from one generator a seed."""
+        if isinstance(buffer, FrameBuffer):
+            return buffer.sample(batch_size, generators, ahead=self.looks_ahead)
+        return buffer.sample(batch_size, generators)
 
     def turn(self, buffer: Buffer | FrameBuffer) -> None:
         """Before a batch is drawn: a bandit among the augmentations is told what its choice has led to."""

@@ -30,6 +30,7 @@ class BC(Agent):
     """
 
     kinds = ("continuous", "discrete")
+    looks_ahead = False
 
     def __init__(
         self,

@@ -80,10 +80,9 @@ class DecisionTransformer(Agent):
         self.scale.copy_(data.returns.abs().max().clamp(min=1e-6))
         self.target.copy_(best if self.target_return is None else best.new_tensor(self.target_return))
 
-    def draw(self, buffer: Buffer | FrameBuffer, batch_size: int) -> Windows:
+    def batch(self, buffer: Buffer | FrameBuffer, batch_size: int, generators: Sequence[torch.Generator]) -> Windows:
         assert isinstance(buffer, FrameBuffer)
-        self.turn(buffer)
-        return buffer.windows(batch_size, self.context, self.streams())
+        return buffer.windows(batch_size, self.context, generators)
 
     def update(self, batch: Windows) -> dict[str, Float[Tensor, "s"]]:  # type: ignore[override]
         self.updates += 1

@@ -9,11 +9,12 @@ from tqdm import trange
 from dreamloom.agents.agent import Agent
 from dreamloom.agents.buffer import Buffer
 from dreamloom.agents.frames import FrameBuffer
+from dreamloom.datasets.bandit import UCBDrAC
 from dreamloom.nn.graphs import Replay, tensor_rates
 
 
 class Updates:
-    """Updates of agents from a buffer, one a call; from vectors on a GPU, CUDA graphs repeat them.
+    """Updates of agents from a buffer, one a call; on a GPU, CUDA graphs repeat them, unless a bandit changes them.
 
     Args:
         agent: prepared agents, on the buffer's device.
@@ -24,13 +25,14 @@ class Updates:
     def __init__(self, agent: Agent, buffer: Buffer | FrameBuffer, batch_size: int):
         self.agent, self.buffer, self.batch_size = agent, buffer, batch_size
         self.replays: list[Replay[dict[str, Tensor]]] = []
-        if agent.phases and isinstance(buffer, Buffer) and agent.device.type == "cuda":
+        turns = isinstance(buffer, FrameBuffer) and isinstance(buffer.augment, UCBDrAC)
+        if agent.phases and not turns and agent.device.type == "cuda":
             assert agent.optimizer is not None
             tensor_rates(agent.optimizer)
             generators = agent.streams()
             self.replays = [
                 Replay(
-                    lambda: agent.update(buffer.sample(batch_size, generators)),
+                    lambda: agent.update(agent.batch(buffer, batch_size, generators)),
                     generators=generators,
                     optimizer=agent.optimizer,
                 )
