@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from dreamloom.eval.provenance import provenance
-from dreamloom.eval.study_cells import Cell, compute_device
+from dreamloom.eval.study_cells import Cell
 from dreamloom.eval.study_report import iqm, save_study, summary
 
 _SIDES = (("train", "levels of the clips", "#9ecae1", -0.17), ("test", "levels not seen", "#3182bd", 0.17))
@@ -22,7 +21,7 @@ def write_imitation(out: Path, settings: Mapping[str, Any], cells: Mapping[Cell,
         settings: of the study.
         cells: (environment, learner, arm) -> scores on levels not seen, `train` on levels seen, and cost.
     """
-    study = summary(settings, cells) | provenance(compute_device())
+    study = summary(settings, cells)
     for learners in study["results"].values():
         for arms in learners.values():
             for cell in arms.values():
@@ -51,9 +50,9 @@ def _conditions(study: Mapping[str, Any]) -> str:
         f"true action. Latent actions are those of `{settings['latent_actions']}`, over {settings['stride']} rows; inverse "
         f"models are ensembles of {settings['members']} that saw the true actions of {settings['share']:.0%} of the rows. "
         f"{settings['updates']:,} updates of batch {settings['batch_size']}, {counts} seeds, each with a draw of labelled rows "
-        f"of its own. Shares of levels solved, %: {settings['episodes']} whole episodes a seed on levels of the clips, as many on "
-        f"`{settings['test']}`, the same for every arm. Brackets: 95% stratified bootstrap interval of the interquartile mean "
-        "over seeds. `labels right` is how often acting by the labels is what the expert did, on the rows that are cloned; "
+        f"of its own. Shares of levels solved, %: {settings['episodes']} whole episodes a seed on levels of the clips, as many "
+        f"on `{settings['test']}`, the same for every arm. Brackets: 95% stratified bootstrap interval of the interquartile "
+        "mean over seeds. `labels right`: how often acting by the labels is what the expert did, on the rows that are cloned; "
         f"actions that ask for the same motion are one. {machine['cpu']}, {machine['device']}, threads {machine['threads']}, "
         f"torch {machine['torch']}; commit {study['commit']}."
     )

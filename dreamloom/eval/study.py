@@ -8,7 +8,6 @@ import copy
 import inspect
 import json
 import sysconfig
-import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -28,7 +27,7 @@ from dreamloom.datasets.types import Transitions
 from dreamloom.diffusion.upsampler import Upsampler
 from dreamloom.eval.agent import evaluate_agent
 from dreamloom.eval.arms import Arm, noisy_copies, reward_scale, share_of
-from dreamloom.eval.study_cells import claimed, compute_device, run_cells, write_json
+from dreamloom.eval.study_cells import claimed, clock, compute_device, run_cells, write_json
 from dreamloom.eval.study_pixels import Pixels, measure_pixels
 from dreamloom.eval.study_report import write_study
 
@@ -170,19 +169,19 @@ def run_study(study: Study, out: Path) -> None:
 def measure(study: Study, out: Path, environment: str, learner: str, name: str) -> dict[str, Any]:
     """One cell of vectors: trains all seeds of a learner on an arm and lets them act."""
     arm = study.arms[name]
-    began = time.perf_counter()
+    began = clock()
     parts, cost = _parts(study, out, environment, arm)
     agent = _fresh(study.learners[learner], arm.width)
     data = Transitions.concatenate(parts)
     agent.prepare(data, seed=study.seed)
     agent.to(device := compute_device())
     buffer = Buffer([data], device=device, reward_scale=reward_scale(study.environments[environment]))
-    prepared = time.perf_counter()
+    prepared = clock()
     train(agent, buffer, updates=study.updates, batch_size=study.batch_size, seed=study.seed)
-    trained = time.perf_counter()
+    trained = clock()
     # Seeds of the test episodes are far from those that anything was trained or tuned with.
     returns = evaluate_agent(agent, environment, episodes=study.episodes, seed=1_000_000 + study.seed)
-    evaluated = time.perf_counter()
+    evaluated = clock()
     seconds = {**cost, "prepare": prepared - began, "train": trained - prepared, "evaluate": evaluated - trained}
     return {
         "scores": np.asarray(normalized_score(environment, returns.mean(1))).tolist(),
@@ -219,12 +218,12 @@ def _upsampled(study: Study, folder: Path, real: Transitions, arm: Arm) -> tuple
     cost = path.with_suffix(".json")
     with claimed(path, wait=True):
         if not cost.exists():
-            began = time.perf_counter()
+            began = clock()
             upsampler = copy.deepcopy(study.upsampler).to(compute_device())
             upsampler.fit(real, steps=study.upsampler_steps, lr=study.upsampler_lr, seed=study.seed)
-            fitted = time.perf_counter()
+            fitted = clock()
             made = upsampler.sample(arm.synthetic, seed=study.seed)
             path.unlink(missing_ok=True)
             save_dataset(made, path)
-            write_json(cost, {"fit": fitted - began, "sample": time.perf_counter() - fitted})
+            write_json(cost, {"fit": fitted - began, "sample": clock() - fitted})
     return load_transitions(path), json.loads(cost.read_text())

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 
 from dreamloom.datasets.atomic import atomic_path
+from dreamloom.eval.provenance import provenance
 
 Cell = tuple[str, str, str]  # environment, learner, arm
 
@@ -17,6 +19,13 @@ Cell = tuple[str, str, str]  # environment, learner, arm
 def compute_device() -> torch.device:
     """Where a study's networks are: the GPU, if there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def clock() -> float:
+    """Seconds; what a GPU was given to do before is then done."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def cell_path(out: Path, cell: Cell) -> Path:
@@ -47,7 +56,7 @@ def run_cells(
         with claimed(path) as mine:
             if mine and not path.exists():
                 print(f"[{number + 1}/{len(cells)}] {' / '.join(cell)}", flush=True)
-                write_json(path, measure(*cell))
+                write_json(path, {**measure(*cell), **provenance(compute_device())})
     missing = [cell for cell in cells if not cell_path(out, cell).exists()]
     if missing:
         print(f"{len(missing)} cells are being measured elsewhere; the process that ends last writes the report")

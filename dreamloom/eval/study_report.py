@@ -7,16 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 
 from dreamloom.datasets.atomic import atomic_path
 from dreamloom.eval.plots import save_plot
 from dreamloom.eval.provenance import provenance
-from dreamloom.eval.study_cells import Cell
+from dreamloom.eval.study_cells import Cell, compute_device
 from dreamloom.eval.study_gap import gap_plot, gap_report, with_gaps
 
 REPETITIONS = 5_000  # of the bootstrap
+
+
+PROVENANCE = ("machine", "commit", "dreamloom")
 
 
 def write_study(out: Path, settings: Mapping[str, Any], cells: Mapping[Cell, Mapping[str, Any]]) -> None:
@@ -60,10 +62,23 @@ def summary(settings: Mapping[str, Any], cells: Mapping[Cell, Mapping[str, Any]]
     pooled: dict[str, dict[str, list[Sequence[float]]]] = {}
     for (environment, learner, arm), cell in cells.items():
         interval = iqm(np.array(cell["scores"])[:, None])
-        results.setdefault(environment, {}).setdefault(learner, {})[arm] = {**cell, **interval}
+        found = {key: value for key, value in cell.items() if key not in PROVENANCE}
+        results.setdefault(environment, {}).setdefault(learner, {})[arm] = {**found, **interval}
         pooled.setdefault(learner, {}).setdefault(arm, []).append(cell["scores"])
     overall = {learner: {arm: iqm(np.array(scores).T) for arm, scores in arms.items()} for learner, arms in pooled.items()}
-    return {"settings": dict(settings), "results": results, "overall": overall, **provenance(torch.device("cpu"))}
+    return {"settings": dict(settings), "results": results, "overall": overall, **measured_by(cells)}
+
+
+def measured_by(cells: Mapping[Cell, Mapping[str, Any]]) -> dict[str, Any]:
+    """Machine, commit and version that the cells note, which may be another than the one that writes the report.
+
+    A copy of the code without its history has no commit to note; that of the code at hand stands in.
+    """
+    here = provenance(compute_device())
+    noted = [{key: cell[key] for key in PROVENANCE if cell.get(key)} for cell in cells.values()]
+    machines = {json.dumps(note["machine"]): note["machine"] for note in noted if "machine" in note}
+    others = {"machines": list(machines.values())} if len(machines) > 1 else {}
+    return {**here, **noted[-1], **others}
 
 
 def iqm(scores: np.ndarray) -> dict[str, float]:
@@ -99,7 +114,7 @@ def report(study: Mapping[str, Any]) -> str:
         f"{'/'.join(map(str, sorted(seeds)))} seeds, {settings['episodes']} real episodes a seed after the last update; "
         f"upsamplers of {settings['upsampler_steps']:,} steps. Scores are normalised with D4RL's constants "
         "(0 random, 100 expert). Brackets: 95% stratified bootstrap interval of the interquartile mean. "
-        f"{machine['cpu']}, threads {machine['threads']}, torch {machine['torch']}; commit {study['commit']}.",
+        f"{machine['cpu']}, {machine['device']}, threads {machine['threads']}, torch {machine['torch']}; commit {study['commit']}.",
         "",
     ]
     for learner, overall in study["overall"].items():
