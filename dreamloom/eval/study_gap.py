@@ -96,6 +96,8 @@ def gap_report(study: Mapping[str, Any]) -> str:
 def _conditions(study: Mapping[str, Any]) -> str:
     settings, machine, pixels = study["settings"], study["machine"], study["settings"]["pixels"]
     seeds = next(len(cell["scores"]) for cell, _, _ in _cells(study))
+    dreamt = ", ".join(f"`{path}`" for path in pixels.get("imagined", {}).values())
+    dreamt = f"Imagined rows: {dreamt}; costs count their world's training in. " if dreamt else ""
     return (
         f"Every learner and arm makes {settings['updates']:,} updates of batch {settings['batch_size']}; where heads are "
         f"trained on latents, these are the last {pixels['head_updates']:,}. Upsamplers have {settings['upsampler_steps']:,} "
@@ -103,7 +105,7 @@ def _conditions(study: Mapping[str, Any]) -> str:
         f"(train) and as many on `{pixels['test']}` (test), the same for every arm. Scores are normalised with DGRL's "
         f"constants (0 random, 100 expert). G_perf is the share of the gap of arm `{pixels['baseline']}` that an arm closes: "
         "0 is that arm, 1 its score on levels seen. Brackets: 95%, bootstrap over seeds and episodes; G_perf has none where "
-        f"that gap is not surely above 0. {machine['cpu']}, {machine['device']}, threads {machine['threads']}, "
+        f"that gap is not surely above 0. {dreamt}{machine['cpu']}, {machine['device']}, threads {machine['threads']}, "
         f"torch {machine['torch']}; commit {study['commit']}."
     )
 

@@ -130,7 +130,10 @@ def fingerprint(module: nn.Module, config: Any = None) -> str:
     """sha256 of a module's weights, and of what else it is made of."""
     total = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     for name, value in sorted(module.state_dict().items()):
-        total.update(f"{name} {value.dtype} {tuple(value.shape)}".encode() + value.cpu().numpy().tobytes())
+        if isinstance(value, torch.Tensor):
+            total.update(f"{name} {value.dtype} {tuple(value.shape)}".encode() + value.cpu().numpy().tobytes())
+        else:  # of agents: seed and updates
+            total.update(f"{name} {json.dumps(value, sort_keys=True)}".encode())
     return total.hexdigest()
 
 

@@ -10,6 +10,7 @@ from dreamloom.train.generation import Made, fingerprint, kept_attrs, require_at
 from dreamloom.train.rollouts import RULE, Rollouts
 from dreamloom.worldmodels.bundle import load_world
 from dreamloom.worldmodels.outcomes import judged, labeler_named
+from dreamloom.worldmodels.parts import train_wall_s
 from dreamloom.worldmodels.starts import DataStarts, PromptStarts, StartAt, Starts
 from dreamloom.worldmodels.world import Sampling
 
@@ -62,12 +63,19 @@ def imagined(
         "penalty": penalty,
         "curate": {RULE: source.limit} if curate else {},
     }
-    return Made(source, settings, _attrs_of_world(path, world, starts, policy), example)
+    return Made(source, settings, _attrs_of_world(path, world, starts, policy, outcomes), example)
 
 
-def _attrs_of_world(path: str, world: Any, starts: str | None, policy: str) -> dict[str, Any]:
-    """Likewise for rollouts: attributes of the data that they start from, where they do."""
+def _attrs_of_world(path: str, world: Any, starts: str | None, policy: str, outcomes: Path | None) -> dict[str, Any]:
+    """Likewise for rollouts: attributes of the data that they start from, where they do.
+
+    `world_levels` are those that the world was trained on; `world_wall_s` the seconds of its and the heads' training.
+    """
     source: dict[str, Any] = {"checkpoint": path, "world": world.name, "acted": policy}
+    cost = getattr(world, "train_wall_s", None)
+    if cost is not None:
+        cost += (train_wall_s(outcomes) or 0.0) if outcomes else 0.0
+    source |= {"world_levels": getattr(world, "train_levels", []), "world_wall_s": cost}
     attrs: dict[str, Any] = {"game": world.game} if world.game else {}
     if starts is not None:
         with open_dataset(starts) as data:

@@ -140,11 +140,11 @@ class Rollouts(nn.Module):
         for step in range(steps):
             mine = [generators[i] for i in playing]
             act = actor.act(state.frame, rewards, playing, mine)
-            shown = state.frame.permute(0, 2, 3, 1).cpu().numpy()
+            shown, noted = state.frame.permute(0, 2, 3, 1).cpu().numpy(), act.noted.cpu().numpy()
             state, outcome = self.world.step(state, act.taken, mine, self.sampling)
             told = _told(outcome, len(playing))
             for row, i in enumerate(playing):
-                logs[i].append((shown[row], act.noted[row].cpu().numpy(), *(column[row] for column in told)))
+                logs[i].append((shown[row], noted[row], *(column[row] for column in told)))
             goes_on = ~told[1] & (step + 1 < actor.limits[playing])
             if not goes_on.any():
                 break
