@@ -47,6 +47,7 @@ learners:
     init_args:
       seeds: 2
       depth: 0
+      drawn: true
       vision:
         class_path: dreamloom.agents.vision.Vision
         init_args:
@@ -276,6 +277,20 @@ def test_agents_clone_the_labels_of_their_own_rows() -> None:
     agent.prepare(buffer)
     train(agent, buffer, updates=20, batch_size=16, progress=False)
     assert agent.act(frames.stacked(frames.rows[:9]).expand(2, -1, -1, -1, -1)).tolist() == [[0] * 9, [1] * 9]
+
+
+def test_a_policy_that_draws_does_so_by_its_probabilities(frames: FrameBuffer) -> None:
+    count = len(frames.episodes.frames)
+    halves = (torch.arange(count) % 2).expand(2, -1)
+    buffer = Relabelled(frames, halves, [frames.rows[:1], frames.rows[1:2]], 2)  # 0 for the first seed, 1 for the second
+    agent = BC(seeds=2, depth=0, drawn=True, vision=Vision(Nature(latent_size=8, channels=(4, 4, 4))))
+    agent.prepare(buffer)
+    seen = frames.stacked(frames.rows[:1]).expand(2, 400, -1, -1, -1)
+    chances = agent.actor(agent.look(seen[:, :1])).exp()[:, 0, 1]
+    said = agent.player(400)(seen, torch.zeros(2, 400), torch.arange(400))
+    assert said.float().mean(1).tolist() == pytest.approx(chances.tolist(), abs=0.08)
+    assert torch.equal(said, agent.player(400)(seen, torch.zeros(2, 400), torch.arange(400))), "the same draws again"
+    assert len(agent.act(seen).unique(dim=1)[0]) == 1
 
 
 @pytest.mark.gpu

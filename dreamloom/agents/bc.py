@@ -3,10 +3,11 @@
 Discrete actions are cloned by their likelihood.
 """
 
+import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from dreamloom.agents.agent import Agent
+from dreamloom.agents.agent import Agent, Player
 from dreamloom.agents.buffer import Batch
 from dreamloom.agents.frames import PixelBatch
 from dreamloom.agents.networks import Actor, Categorical, Precision
@@ -23,6 +24,8 @@ class BC(Agent):
         depth: hidden layers.
         normalize: whether observations are normalised.
         precision: of the products between hidden layers.
+        drawn: whether discrete actions are drawn by their probabilities when it plays; else the likeliest is taken, which can
+            be stuck where whoever is cloned was not.
         observation_size: of the data; `prepare` finds it out.
         action_size: likewise.
         discrete_actions: likewise.
@@ -41,13 +44,14 @@ class BC(Agent):
         depth: int = 2,
         normalize: bool = True,
         precision: Precision = "float32",
+        drawn: bool = False,
         observation_size: int | None = None,
         action_size: int | None = None,
         discrete_actions: bool | None = None,
         vision: Vision | Latents | None = None,
     ):
         super().__init__(seeds=seeds, normalize=normalize, vision=vision)
-        self.lr, self.width, self.depth, self.precision = lr, width, depth, precision
+        self.lr, self.width, self.depth, self.precision, self.drawn = lr, width, depth, precision, drawn
         self.size(observation_size, action_size, discrete_actions)
 
     def build(self, observation_size: int, action_size: int) -> dict[str, float]:
@@ -57,6 +61,18 @@ class BC(Agent):
 
     def policy(self, s: Float[Tensor, "s n o"]) -> Shaped[Tensor, "s n ..."]:
         return self.actor.mode(s)
+
+    def player(self, episodes: int) -> Player:
+        actor = self.actor
+        if not (self.drawn and isinstance(actor, Categorical)):
+            return super().player(episodes)
+        generator = torch.Generator(self.device).manual_seed(self.seed)
+
+        @torch.no_grad()
+        def act(observations: Tensor, rewards: Tensor, playing: Tensor) -> Tensor:
+            return actor.draw(self.look(observations), generator)
+
+        return act
 
     def update(self, batch: Batch | PixelBatch) -> dict[str, Float[Tensor, "s"]]:
         s, a, _, _, _ = self.begin(batch, ahead=False)

@@ -191,6 +191,11 @@ class Categorical(MLP):
         """The likeliest actions."""
         return self(s).argmax(-1)
 
+    def draw(self, s: Float[Tensor, "s b o"], generator: torch.Generator) -> Int[Tensor, "s b"]:
+        """Actions by their probabilities."""
+        chances = self(s).exp()
+        return torch.multinomial(chances.flatten(0, 1), 1, generator=generator).unflatten(0, chances.shape[:2]).squeeze(-1)
+
     def imitation(self, s: Float[Tensor, "s b o"], a: Int[Tensor, "s b"]) -> Float[Tensor, "s"]:
         """Mean negative log likelihood of the data's actions."""
         return -self.log_prob(s, a).mean(-1)

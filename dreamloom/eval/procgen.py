@@ -27,7 +27,7 @@ def play_procgen(
     translate: Callable[[Tensor], Tensor] | None = None,
     progress: bool = False,
 ) -> Float[np.ndarray, "s episodes"]:
-    """Undiscounted returns of whole episodes under the greedy policies, on levels that are drawn from a range.
+    """Undiscounted returns of whole episodes, as agents play, on levels that are drawn from a range.
 
     Every agent plays the same levels. An environment plays one episode and is not stepped afterwards: short episodes get no
     second vote, and cost nothing while long ones go on.
