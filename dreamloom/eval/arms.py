@@ -21,7 +21,9 @@ class Arm:
         noisy: rows that are added by copying these rows with Gaussian noise: the control for `synthetic`.
         width: of the learner's networks, where it is not the learner's own.
         levels: frames: level seeds LO:HI that the rows are of, where they are not the study's; `real` is a share of theirs.
-        augmented: frames: changed by the study's augmentation whenever they are drawn.
+        augmented: frames: changed by the study's augmentation whenever they are drawn; or by the one of this name.
+        imagined: frames: rows of the study's imagined dataset of the environment that are added to the real ones, all of which
+            the arm must have: the world behind them saw them all.
         latents: frames: at the end the encoder is frozen, and the updates that are left train heads on latents; `synthetic`
             rows are latents, so these heads are trained in any case.
     """
@@ -32,7 +34,8 @@ class Arm:
     noisy: int = 0
     width: int | None = None
     levels: str | None = None
-    augmented: bool = False
+    augmented: bool | str = False
+    imagined: int = 0
     latents: bool = False
 
     @property
@@ -48,6 +51,8 @@ class Arm:
         """
         if not 0 < self.real <= 1 or not (self.keep or self.synthetic or self.noisy):
             raise ValueError(f"arm {name}: `real` must lie in (0, 1], and something must be in the buffer; got {self}")
+        if self.imagined and (self.real < 1 or not self.keep):
+            raise ValueError(f"arm {name}: imagined rows are of a world that saw all real rows: leave out `real` and `keep`")
         wrong = _OF_VECTORS if pixels else _OF_FRAMES
         set_here = [key for key in wrong if getattr(self, key) != getattr(Arm, key)]
         if set_here:
@@ -59,7 +64,7 @@ class Arm:
         return {name: value for name, value in asdict(self).items() if name not in (_OF_VECTORS if pixels else _OF_FRAMES)}
 
 
-_OF_FRAMES = ("levels", "augmented", "latents")
+_OF_FRAMES = ("levels", "augmented", "imagined", "latents")
 _OF_VECTORS = ("noisy", "width")
 
 

@@ -27,7 +27,7 @@ from dreamloom.datasets.types import Transitions
 from dreamloom.diffusion.upsampler import Upsampler
 from dreamloom.eval.agent import evaluate_agent
 from dreamloom.eval.arms import Arm, noisy_copies, reward_scale, share_of
-from dreamloom.eval.study_cells import claimed, clock, compute_device, run_cells, write_json
+from dreamloom.eval.study_cells import cell_path, claimed, clock, compute_device, note_settings, run_cells, write_json
 from dreamloom.eval.study_pixels import Pixels, measure_pixels
 from dreamloom.eval.study_report import write_study
 
@@ -91,10 +91,10 @@ class Study:
         }
 
     def cells(self) -> Iterator[tuple[str, str, str]]:
-        """(environment, learner, arm)."""
-        for arm in self.arms:
-            for environment in self.environments:
-                for learner in self.learners:
+        """(environment, learner, arm): a learner's are all measured before the next one's."""
+        for learner in self.learners:
+            for arm in self.arms:
+                for environment in self.environments:
                     yield environment, learner, arm
 
 
@@ -115,12 +115,14 @@ def eval_study(*arguments: str) -> None:
 
     Every finished cell (environment, learner, arm) is kept in OUT/cells: a killed study goes on where it was, and the
     same command in a second terminal takes cells that the first has not begun. Every key of the recipe is an option.
+    With --partial nothing is measured: the report is written from the cells that are there, and names those that are not.
 
     Example:
         dreamloom eval study -c recipes/studies/synther_halfcheetah.yaml --out reports/study
         dreamloom eval study -c recipes/studies/synther_halfcheetah.yaml --updates 1000 --out reports/quick
     """
-    run_study(*read_study(arguments))
+    words = [word for word in arguments if word != "--partial"]
+    (run_study if len(words) == len(arguments) else tell_study)(*read_study(words))
 
 
 def read_study(arguments: Sequence[str], kind: type = Study, verb: Callable[..., None] = eval_study) -> tuple[Any, Path]:
@@ -164,6 +166,19 @@ def run_study(study: Study, out: Path) -> None:
     if found is not None:
         write_study(out, study.settings, found)
         print(f"report {out / 'report.md'}")
+
+
+def tell_study(study: Study, out: Path) -> None:
+    """Writes the report of the cells that are there.
+
+    Raises:
+        ValueError: `out` holds another study, or no cell.
+    """
+    note_settings(out / "settings.json", study.settings)
+    paths = {cell: cell_path(out, cell) for cell in study.cells()}
+    found = {cell: json.loads(path.read_text()) for cell, path in paths.items() if path.exists()}
+    write_study(out, study.settings, found, missing=[cell for cell in paths if cell not in found])
+    print(f"report {out / 'report.md'}, of {len(found)} of {len(paths)} cells")
 
 
 def measure(study: Study, out: Path, environment: str, learner: str, name: str) -> dict[str, Any]:

@@ -72,24 +72,33 @@ def with_gaps(study: dict[str, Any]) -> dict[str, Any]:
     """`study.json` of frames: each cell, and each arm over environments, with what `gap_figures` says as `gaps`."""
     baseline, results = study["settings"]["pixels"]["baseline"], study["results"]
     for learner, arms in study["overall"].items():
-        tables = {arm: [played(name, results[name][learner][arm]) for name in results] for arm in arms}
+        cells = {name: learners[learner] for name, learners in results.items() if learner in learners}
+        tables = {name: {arm: played(name, cell) for arm, cell in found.items()} for name, found in cells.items()}
         for arm in arms:
-            arms[arm]["gaps"] = gap_figures(tables[arm], tables[baseline])
-            for place, name in enumerate(results):
-                one = slice(place, place + 1)
-                results[name][learner][arm]["gaps"] = gap_figures(tables[arm][one], tables[baseline][one])
+            arms[arm]["gaps"] = gap_figures(*([table[one] for table in tables.values()] for one in (arm, baseline)))
+        for name, found in cells.items():
+            for arm, cell in found.items():
+                cell["gaps"] = gap_figures([tables[name][arm]], [tables[name][baseline]])
     return study
+
+
+def missing_cells(study: Mapping[str, Any]) -> list[str]:
+    """Lines that name the cells that were not measured, if there are any."""
+    names = study.get("missing", [])
+    told = "Not measured, and so in no table"
+    return [f"{told}: {'; '.join(names)}. Tables over environments have the arms that all of them have.", ""] if names else []
 
 
 def gap_report(study: Mapping[str, Any]) -> str:
     """`report.md` of a study of frames."""
     lines = [f"# Generalisation gap: {', '.join(study['settings']['environments'])}", "", _conditions(study), ""]
+    lines += missing_cells(study)
     for learner, overall in study["overall"].items():
         lines += [f"## {learner}", "", f"![{learner}]({learner}.png)", ""]
         if len(study["results"]) > 1:
             lines += ["### All environments", "", *_overall(overall), ""]
         for name, learners in study["results"].items():
-            lines += [f"### {name}", "", *_table(learners[learner]), ""]
+            lines += [f"### {name}", "", *_table(learners[learner]), ""] if learner in learners else []
     return "\n".join([*lines, *_likeness(study)])
 
 
@@ -160,14 +169,14 @@ def _likeness(study: Mapping[str, Any]) -> list[str]:
 
 def gap_plot(study: Mapping[str, Any], learner: str) -> Figure:
     """Above, scores on levels seen and unseen, dots are seeds; below, G_perf. An environment a column."""
-    results = study["results"]
+    results = {name: learners[learner] for name, learners in study["results"].items() if learner in learners}
     arms = list(study["overall"][learner])
     size = (1.6 + (0.8 + 0.55 * len(arms)) * len(results), 6.4)
     figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(2, len(results), sharex="col", sharey="row", squeeze=False)
-    for (above, below), (name, learners) in zip(panels.T, results.items(), strict=True):
-        _bars(above, [learners[learner][arm] for arm in arms])
-        _shares(below, [learners[learner][arm]["gaps"]["g_perf"] for arm in arms])
+    for (above, below), (name, cells) in zip(panels.T, results.items(), strict=True):
+        _bars(above, [cells[arm] for arm in arms])
+        _shares(below, [cells[arm]["gaps"]["g_perf"] for arm in arms])
         above.set_title(name)
         below.set_xticks(range(len(arms)), arms, rotation=60, ha="right")
     panels[0][0].set_ylabel("normalised score")

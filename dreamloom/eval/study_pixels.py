@@ -7,7 +7,6 @@ heads of its own. Arms of the same frames share the updates up to there, which a
 """
 
 import copy
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,27 +17,26 @@ import torch
 from jaxtyping import Float
 
 from dreamloom.agents.agent import Agent
-from dreamloom.agents.buffer import Buffer
-from dreamloom.agents.encoding import latent_transitions
 from dreamloom.agents.frames import FrameBuffer
 from dreamloom.agents.training import train
-from dreamloom.agents.vision import Combination, Latents, Vision
+from dreamloom.agents.vision import Combination, Vision
 from dreamloom.datasets.atomic import atomic_path
 from dreamloom.datasets.augment import Augment
 from dreamloom.datasets.bandit import UCBDrAC
 from dreamloom.datasets.scores import normalized_score
 from dreamloom.datasets.store import open_dataset
 from dreamloom.datasets.subset import overlap, subset
-from dreamloom.datasets.types import Transitions
 from dreamloom.eval.arms import Arm
-from dreamloom.eval.fidelity.scores import likeness
 from dreamloom.eval.procgen import play_procgen, recorded_in
-from dreamloom.eval.study_cells import claimed
+from dreamloom.eval.study_cells import claimed, clock, compute_device
+from dreamloom.eval.study_imagined import imagined_rows, world_seconds
+from dreamloom.eval.study_latents import Players, with_heads
 
 if TYPE_CHECKING:
     from dreamloom.eval.study import Study
 
 _JUDGED = 4096  # frames at the least, of which a bandit's rows are
+_OF_UPSAMPLERS = ("upsampler_batch", "guide", "guidance", "curate")
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,8 @@ class Pixels:
 
     Attributes:
         heads: learner's name -> agent of vectors, one seed, that is trained on latents.
-        augment: how frames are changed in arms that are `augmented`.
+        augment: how frames are changed in arms that are `augmented`; or a name of `augments`.
+        augments: name -> further ways, for arms that are `augmented: NAME`.
         judge: levels by which a `UCBDrAC` judges its choices; neither trained on nor tested on.
         levels: that arms learn from unless they say otherwise, and that the return on levels seen is measured on.
         test: levels that no arm may see.
@@ -55,10 +54,16 @@ class Pixels:
         stack: frames of an observation.
         combine: how latents are made of those of the learner's networks.
         baseline: the arm whose gap the others are measured by.
+        upsampler_batch: rows of a training step of an upsampler.
+        guide: which quantiles of its `condition` an upsampler is asked for, e.g. [0.5, 1.0]; null for no guidance.
+        guidance: strength of that.
+        curate: which synthetic rows are dropped: range, dynamics, or both with a comma between (docs/replay.md).
+        imagined: environment -> rows imagined in a world of it, for arms that have such rows (`dreamloom synthesize`).
     """
 
     heads: dict[str, Agent]
-    augment: Augment | None = None
+    augment: Augment | str | None = None
+    augments: dict[str, Augment] = field(default_factory=dict)
     judge: str | None = None
     levels: str = "train"
     test: str = "test"
@@ -66,14 +71,33 @@ class Pixels:
     stack: int = 1
     combine: Combination = "sum"
     baseline: str = "baseline"
+    upsampler_batch: int = 256
+    guide: list[float] | None = None
+    guidance: float = 2.0
+    curate: str = ""
+    imagined: dict[str, Path] = field(default_factory=dict)
 
     @property
     def settings(self) -> dict[str, Any]:
         """All that results depend on, as JSON."""
         heads = {name: agent.config for name, agent in self.heads.items()}
-        augment = None if self.augment is None else self.augment.config
-        names = ("judge", "levels", "test", "head_updates", "stack", "combine", "baseline")
-        return {"heads": heads, "augment": augment, **{name: getattr(self, name) for name in names}}
+        augment = self.augment.config if isinstance(self.augment, Augment) else self.augment
+        augments = {name: one.config for name, one in self.augments.items()}
+        names = ("judge", "levels", "test", "head_updates", "stack", "combine", "baseline", *_OF_UPSAMPLERS)
+        imagined = {name: str(path) for name, path in self.imagined.items()}
+        parts = {"heads": heads, "augment": augment, "augments": augments, "imagined": imagined}
+        return {**parts, **{name: getattr(self, name) for name in names}}
+
+    def augmentation(self, arm: Arm) -> Augment | None:
+        """How the frames of an arm are changed, each time a new copy; None where they are not.
+
+        Raises:
+            ValueError: there is none of that name.
+        """
+        chosen = self.augment if arm.augmented is True else arm.augmented or None
+        if isinstance(chosen, str) and chosen not in self.augments:
+            raise ValueError(f"no augmentation {chosen!r} in pixels.augments, only {', '.join(self.augments) or 'nothing'}")
+        return copy.deepcopy(self.augments[chosen] if isinstance(chosen, str) else chosen)
 
     def require(
         self, environments: Mapping[str, Path], learners: Mapping[str, Agent], arms: Mapping[str, Arm], updates: int
@@ -90,7 +114,7 @@ class Pixels:
             raise ValueError(f"a study with `pixels` needs {told}")
         if not 0 < self.head_updates < updates:
             raise ValueError(f"pixels.head_updates are a part of all {updates} updates, got {self.head_updates}")
-        if isinstance(self.augment, UCBDrAC) and self.judge is None:
+        if self.judge is None and any(isinstance(self.augmentation(arm), UCBDrAC) for arm in arms.values()):
             raise ValueError("pixels.augment is a UCBDrAC, which judges its choices by levels: pixels.judge LO:HI")
         if self.judge is not None and overlap(self.judge, self.test):
             raise ValueError(f"pixels.judge {self.judge} reaches into the levels of pixels.test, {self.test}")
@@ -98,13 +122,15 @@ class Pixels:
             raise ValueError(f"pixels.baseline: there is no arm {self.baseline!r}, only {', '.join(arms)}")
         for name, arm in arms.items():
             self._require_arm(name, arm, learners)
+            if arm.imagined and (missing := sorted(environments.keys() - self.imagined)):
+                raise ValueError(f"arm {name} has imagined rows: pixels.imagined has none for {missing[0]}")
 
     def _require_arm(self, name: str, arm: Arm, learners: Mapping[str, Agent]) -> None:
         levels = arm.levels or self.levels
         for kind, others in (("test", self.test), ("judge", self.judge)):
             if others is not None and overlap(levels, others):
                 raise ValueError(f"arm {name}: levels {levels} reach into those of pixels.{kind}, {others}")
-        if arm.augmented and self.augment is None:
+        if self.augmentation(arm) is None and arm.augmented:
             raise ValueError(f"arm {name} is augmented, and there is no pixels.augment")
         missing = [learner for learner in learners if learner not in self.heads]
         if arm.heads and missing:
@@ -113,27 +139,19 @@ class Pixels:
             raise ValueError("pixels.heads have one seed each: those of the learner decide how many are trained")
 
 
-@dataclass
-class _Players:
-    """What a cell has trained: agents that play, each with its seeds, and what is known of how they came about."""
-
-    agents: list[Agent]
-    seconds: dict[str, float]
-    notes: dict[str, Any] = field(default_factory=dict)
-
-
 def measure_pixels(study: "Study", out: Path, environment: str, learner: str, name: str) -> dict[str, Any]:
     """One cell of frames: trains all seeds of a learner on an arm and lets them act on levels seen and unseen."""
     arm, pixels = study.arms[name], study.pixels
     assert pixels is not None
-    began = time.perf_counter()
+    began = clock()
     buffer = _frames(study, environment, arm)
     agent, shared = _learner(study, out, environment, learner, arm, buffer)
-    prepared = time.perf_counter()
-    made = (_with_heads if arm.heads else _from_frames)(study, learner, arm, agent, buffer)
-    trained = time.perf_counter()
+    prepared = clock()
+    made = (with_heads if arm.heads else _from_frames)(study, learner, arm, agent, buffer)
+    made.seconds |= world_seconds(pixels.imagined[environment]) if arm.imagined else {}
+    trained = clock()
     seen, unseen = (_returns(study, environment, made.agents, levels) for levels in (pixels.levels, pixels.test))
-    evaluated = time.perf_counter()
+    evaluated = clock()
     seconds = {"frames": shared, **made.seconds, "prepare": prepared - began, "evaluate": evaluated - trained}
     return {
         **_scored(environment, unseen),
@@ -158,24 +176,24 @@ def _frames(study: "Study", environment: str, arm: Arm) -> FrameBuffer:
     data = subset(study.environments[environment], levels=levels)
     if arm.real < 1:
         data = subset(data, rows=max(1, round(arm.real * len(data))), seed=study.seed)
-    augment = copy.deepcopy(study.pixels.augment) if arm.augmented else None
+    augment = study.pixels.augmentation(arm)
     judge = None
-    settings: dict[str, Any] = {"stack": study.pixels.stack, "device": _device()}
+    settings: dict[str, Any] = {"stack": study.pixels.stack, "device": compute_device()}
     if study.pixels.judge is not None and augment is not None:
         choose = {"levels": study.pixels.judge, "rows": _JUDGED, "seed": study.seed}
         judge = FrameBuffer(study.environments[environment], choose=choose, **settings)
     with data:
-        return FrameBuffer(data, augment=augment, judge=judge, **settings)
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        parts = [data]
+        if arm.imagined:
+            some: dict[str, Any] = {"rows": arm.imagined, "levels": levels, "test": study.pixels.test, "seed": study.seed}
+            parts.append(imagined_rows(study.pixels.imagined[environment], data, **some))
+        return FrameBuffer(parts, augment=augment, judge=judge, **settings)
 
 
 def _learner(study: "Study", out: Path, environment: str, learner: str, arm: Arm, buffer: FrameBuffer) -> tuple[Agent, float]:
     """The learner when the updates are made that all arms of these frames share, and the seconds that these took."""
     assert study.pixels is not None
-    kept = {name: value for name, value in asdict(arm).items() if name in ("real", "levels", "augmented")}
+    kept = {name: value for name, value in asdict(arm).items() if name in ("real", "levels", "augmented", "imagined")}
     words = "--".join([environment, learner, *(f"{name}_{value}" for name, value in kept.items())])
     path = out / "learners" / f"{words}.pt"
     agent = copy.deepcopy(study.learners[learner])
@@ -183,10 +201,10 @@ def _learner(study: "Study", out: Path, environment: str, learner: str, arm: Arm
     agent.to(buffer.device)
     with claimed(path, wait=True):
         if not path.exists():
-            began = time.perf_counter()
+            began = clock()
             updates = study.updates - study.pixels.head_updates
             train(agent, buffer, updates=updates, batch_size=study.batch_size, seed=study.seed, horizon=study.updates)
-            _save(path, agent, buffer, time.perf_counter() - began)
+            _save(path, agent, buffer, clock() - began)
     return agent, _load(path, agent, buffer)
 
 
@@ -209,61 +227,12 @@ def _load(path: Path, agent: Agent, buffer: FrameBuffer) -> float:
     return float(state["seconds"])
 
 
-def _from_frames(study: "Study", learner: str, arm: Arm, agent: Agent, buffer: FrameBuffer) -> _Players:
+def _from_frames(study: "Study", learner: str, arm: Arm, agent: Agent, buffer: FrameBuffer) -> Players:
     """The learner goes on to the end."""
-    began = time.perf_counter()
+    began = clock()
     left = study.updates - agent.updates
     train(agent, buffer, updates=left, batch_size=study.batch_size, seed=study.seed, horizon=study.updates)
-    return _Players([agent], {"train": time.perf_counter() - began})
-
-
-def _with_heads(study: "Study", learner: str, arm: Arm, agent: Agent, buffer: FrameBuffer) -> _Players:
-    """Heads on latents, for each seed of the learner its own."""
-    made = _Players([], dict.fromkeys(("encode", "fit", "sample", "train"), 0.0))
-    likenesses = []
-    for number in range(agent.seeds):
-        assert study.pixels is not None
-        latents = Latents.of(agent, seed=number, combine=study.pixels.combine).to(buffer.device)
-        began = time.perf_counter()
-        member = None if buffer.augment is None else buffer.augment.members(agent.seeds)[number]
-        real = latent_transitions(latents, buffer, seed=study.seed + number, member=member, progress=False)
-        made.seconds["encode"] += time.perf_counter() - began
-        parts = [real] if arm.keep else []
-        if arm.synthetic:
-            parts.append(_more(study, real, arm.synthetic, study.seed + number, buffer.device, made.seconds))
-            likenesses.append(likeness(real, parts[-1], seed=number))
-        began = time.perf_counter()
-        made.agents.append(_head(study, learner, latents, parts, buffer.action_size, study.seed + number))
-        made.seconds["train"] += time.perf_counter() - began
-    if likenesses:
-        made.notes["latents"] = {name: [found[name] for found in likenesses] for name in likenesses[0]}
-    return made
-
-
-def _more(
-    study: "Study", real: Transitions, rows: int, seed: int, device: torch.device, seconds: dict[str, float]
-) -> Transitions:
-    """Rows of an upsampler that saw `real` alone."""
-    began = time.perf_counter()
-    upsampler = copy.deepcopy(study.upsampler).to(device)
-    upsampler.fit(real, steps=study.upsampler_steps, lr=study.upsampler_lr, seed=seed)
-    fitted = time.perf_counter()
-    made = upsampler.sample(rows, seed=seed)
-    seconds["fit"] += fitted - began
-    seconds["sample"] += time.perf_counter() - fitted
-    return made
-
-
-def _head(study: "Study", learner: str, latents: Latents, parts: list[Transitions], actions: int, seed: int) -> Agent:
-    assert study.pixels is not None
-    head = copy.deepcopy(study.pixels.heads[learner])
-    head.see_with(latents)
-    head.prepare(parts, seed=seed, actions=actions)
-    device = next(latents.parameters()).device
-    head.to(device)
-    buffer = Buffer(parts, device=device)
-    train(head, buffer, updates=study.pixels.head_updates, batch_size=study.batch_size, seed=seed)
-    return head
+    return Players([agent], {"train": clock() - began})
 
 
 def _returns(study: "Study", environment: str, agents: list[Agent], levels: str) -> Float[np.ndarray, "s episodes"]:
@@ -273,4 +242,4 @@ def _returns(study: "Study", environment: str, agents: list[Agent], levels: str)
     # Far from those that anything was trained or tuned with.
     settings: dict[str, Any] = {"episodes": study.episodes, "seed": 1_000_000 + study.seed, "options": options}
     game = environment.removeprefix("procgen:")
-    return np.concatenate([play_procgen(agent, game, levels, **settings) for agent in agents])
+    return play_procgen(agents, game, levels, **settings)

@@ -13,7 +13,7 @@ from dreamloom.datasets.atomic import atomic_path
 from dreamloom.eval.plots import save_plot
 from dreamloom.eval.provenance import provenance
 from dreamloom.eval.study_cells import Cell, compute_device
-from dreamloom.eval.study_gap import gap_plot, gap_report, with_gaps
+from dreamloom.eval.study_gap import gap_plot, gap_report, missing_cells, with_gaps
 
 REPETITIONS = 5_000  # of the bootstrap
 
@@ -21,16 +21,27 @@ REPETITIONS = 5_000  # of the bootstrap
 PROVENANCE = ("machine", "commit", "dreamloom")
 
 
-def write_study(out: Path, settings: Mapping[str, Any], cells: Mapping[Cell, Mapping[str, Any]]) -> None:
+def write_study(
+    out: Path, settings: Mapping[str, Any], cells: Mapping[Cell, Mapping[str, Any]], missing: Sequence[Cell] = ()
+) -> None:
     """Writes `study.json`, `report.md` and a plot for each learner.
 
     Args:
         out: the folder.
         settings: of the study.
         cells: (environment, learner, arm) -> scores and cost, as `study.measure` gives them.
+        missing: cells that were not measured; the report names them.
+
+    Raises:
+        ValueError: there is no cell to tell of.
     """
-    study = summary(settings, cells)
     frames = "pixels" in settings
+    if frames:  # nothing is said of a gap that is not known
+        alone = [cell for cell in cells if (*cell[:2], settings["pixels"]["baseline"]) not in cells]
+        cells, missing = {cell: found for cell, found in cells.items() if cell not in alone}, [*missing, *alone]
+    if not cells:
+        raise ValueError(f"{out}: no cell has been measured that a report could tell of")
+    study = summary(settings, cells) | ({"missing": [" / ".join(cell) for cell in missing]} if missing else {})
     if frames:
         study = with_gaps(study)
     save_study(out, study, report=gap_report if frames else report, plot=gap_plot if frames else plot)
@@ -57,6 +68,7 @@ def summary(settings: Mapping[str, Any], cells: Mapping[Cell, Mapping[str, Any]]
 
     Scores are normalised (100 is the published expert, 0 the published random policy). Those of agents from pixels are on
     levels that they have not seen; `train` in a cell are those on levels seen, `gaps` compares them (eval/study_gap.py).
+    `overall` has the arms that were measured in every environment of a learner; `missing` names cells that were not.
     """
     results: dict[str, Any] = {}
     pooled: dict[str, dict[str, list[Sequence[float]]]] = {}
@@ -65,7 +77,10 @@ def summary(settings: Mapping[str, Any], cells: Mapping[Cell, Mapping[str, Any]]
         found = {key: value for key, value in cell.items() if key not in PROVENANCE}
         results.setdefault(environment, {}).setdefault(learner, {})[arm] = {**found, **interval}
         pooled.setdefault(learner, {}).setdefault(arm, []).append(cell["scores"])
-    overall = {learner: {arm: iqm(np.array(scores).T) for arm, scores in arms.items()} for learner, arms in pooled.items()}
+    overall = {}
+    for learner, arms in pooled.items():
+        environments = sum(learner in learners for learners in results.values())
+        overall[learner] = {arm: iqm(np.array(scores).T) for arm, scores in arms.items() if len(scores) == environments}
     return {"settings": dict(settings), "results": results, "overall": overall, **measured_by(cells)}
 
 
@@ -114,8 +129,10 @@ def report(study: Mapping[str, Any]) -> str:
         f"{'/'.join(map(str, sorted(seeds)))} seeds, {settings['episodes']} real episodes a seed after the last update; "
         f"upsamplers of {settings['upsampler_steps']:,} steps. Scores are normalised with D4RL's constants "
         "(0 random, 100 expert). Brackets: 95% stratified bootstrap interval of the interquartile mean. "
-        f"{machine['cpu']}, {machine['device']}, threads {machine['threads']}, torch {machine['torch']}; commit {study['commit']}.",
+        f"{machine['cpu']}, {machine['device']}, threads {machine['threads']}, torch {machine['torch']}; "
+        f"commit {study['commit']}.",
         "",
+        *missing_cells(study),
     ]
     for learner, overall in study["overall"].items():
         lines += [f"## {learner}", "", *_table(study, learner, overall), "", f"![{learner}]({learner}.png)", ""]
@@ -123,7 +140,7 @@ def report(study: Mapping[str, Any]) -> str:
 
 
 def _table(study: Mapping[str, Any], learner: str, overall: Mapping[str, Any]) -> list[str]:
-    environments = list(study["results"])
+    environments = [name for name, learners in study["results"].items() if learner in learners]
     head = ["arm", *environments, "all", *(f"return, {name}" for name in environments), "cost, s"]
     rows = [head, ["-"] * len(head)]
     for arm, total in overall.items():
@@ -140,7 +157,7 @@ def _interval(cell: Mapping[str, Any]) -> str:
 
 def plot(study: Mapping[str, Any], learner: str) -> Figure:
     """Interquartile means with intervals, an arm a line, an environment a panel; dots are seeds."""
-    results = study["results"]
+    results = {name: learners for name, learners in study["results"].items() if learner in learners}
     arms = list(study["overall"][learner])
     figure = Figure(figsize=(4.6 * len(results) + 1.5, 1.2 + 0.42 * len(arms)), layout="constrained")
     panels = figure.subplots(1, len(results), sharey=True, squeeze=False)[0]
