@@ -1,6 +1,7 @@
 """The study of agents from pixels, on real Procgen: arms, equal budgets, levels seen and unseen, the gap and what closes it."""
 
 import json
+import shutil
 from pathlib import Path
 
 import h5py
@@ -43,6 +44,7 @@ arms:
   upsampled: {{real: 0.5, synthetic: 200}}
   augmented: {{real: 0.5, augmented: true}}
   augmented + upsampled: {{real: 0.5, augmented: true, synthetic: 200}}
+  in another way: {{real: 0.5, augmented: grey}}
   heads on real latents: {{real: 0.5, latents: true}}
   twice the data: {{augmented: true}}
   more levels: {{levels: "0:10", real: 0.3}}
@@ -59,9 +61,16 @@ pixels:
       augmentations:
         - class_path: dreamloom.datasets.augment.Crop
         - class_path: dreamloom.datasets.augment.ColourJitter
+  augments:
+    grey:
+      class_path: dreamloom.datasets.augment.Augment
+      init_args: {{augmentations: [{{class_path: dreamloom.datasets.augment.Greyscale}}]}}
+  upsampler_batch: 64
+  guide: [0.5, 1.0]
+  curate: range
 upsampler:
   class_path: dreamloom.diffusion.upsampler.Upsampler
-  init_args: {{width: 16, depth: 1}}
+  init_args: {{width: 16, depth: 1, condition: return_to_go}}
 upsampler_steps: 5
 updates: 5
 batch_size: 8
@@ -123,7 +132,7 @@ def test_arms_get_the_rows_that_they_say() -> None:
 
 def test_arms_of_the_same_frames_share_their_first_updates_and_all_make_as_many() -> None:
     files = sorted(path.name for path in Path("report/learners").glob("*.pt"))
-    assert len(files) == 2 * 4, "baseline, augmented, twice the data, more levels"
+    assert len(files) == 2 * 5, "baseline, augmented, in another way, twice the data, more levels"
     state = torch.load(Path("report/learners", files[0]), weights_only=True)
     assert state["agent"]["_extra_state"]["updates"] == 5 - 2
 
@@ -147,6 +156,25 @@ def test_a_cell_that_is_made_again_is_the_same(capsys: pytest.CaptureFixture[str
     assert json.loads(cell.read_text())["episode_returns"] == before["episode_returns"]
 
 
+def test_a_report_of_the_cells_that_are_there_names_those_that_are_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree("report/cells", tmp_path / "cells")
+    for cell in ("cql--augmented", "cql--twice the data", "bc--baseline"):
+        (tmp_path / "cells" / f"procgen:fruitbot--{cell}.json").unlink()
+    assert cli.main([*WORDS, "--partial", "--out", str(tmp_path)]) == 0
+    assert "of 13 of 16 cells" in capsys.readouterr().out
+    found = json.loads((tmp_path / "study.json").read_text())
+    assert set(found["missing"]) >= {
+        f"procgen:fruitbot / {cell}" for cell in ("cql / augmented", "bc / baseline", "bc / upsampled")
+    }
+    assert "augmented" not in found["results"]["procgen:fruitbot"]["cql"]
+    assert "bc" not in found["overall"], "without a baseline nothing is said"
+    told = (tmp_path / "report.md").read_text()
+    assert "Not measured, and so in no table: procgen:fruitbot / cql / augmented;" in told
+    assert "| augmented + upsampled |" in told
+
+
 def test_other_settings_are_another_study(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([*WORDS, "--pixels.head_updates", "3"]) == 2
     assert "holds a study with other pixels" in capsys.readouterr().err
@@ -161,6 +189,8 @@ def test_other_settings_are_another_study(capsys: pytest.CaptureFixture[str]) ->
         (["--environments", "{Hopper-v5: a.hdf5}"], "environments procgen:GAME, not Hopper-v5"),
         (["--arms", "{baseline: {noisy: 5}}"], "noisy cannot be set in a study of frames"),
         (["--pixels.augment", "null"], "there is no pixels.augment"),
+        (["--pixels.augment", "gray"], "no augmentation 'gray' in pixels.augments, only grey"),
+        (["--partial"], "no cell has been measured"),
     ],
 )
 def test_mistakes_are_told_in_one_line(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
