@@ -33,6 +33,17 @@ def test_schedule_is_linear_then_half_a_cosine(warmup: int, total: int, final: f
     assert factor(total) == factor(10 * total) == pytest.approx(final)
 
 
+def test_schedule_follows_the_clock_where_it_is_further() -> None:
+    over = 0.0
+    factor = warmup_then_cosine(2, math.inf, 0.1, lambda: over)
+    assert [factor(0), factor(2), factor(100)] == pytest.approx([1 / 3, 1, 1])
+    over = 0.5
+    assert [factor(0), factor(2)] == pytest.approx([1 / 3, 0.55])
+    assert warmup_then_cosine(0, 8, 0.0, lambda: 0.5)(6) == pytest.approx(warmup_then_cosine(0, 8, 0.0)(6))
+    over = 1.0
+    assert factor(3) == pytest.approx(0.1)
+
+
 def test_matrices_go_to_muon_and_the_rest_to_adamw() -> None:
     model = network()
     adamw, muon = MuonAdamW(model.parameters()).parts

@@ -181,6 +181,14 @@ def run_two_ranks(recipes: list[str]) -> None:
             rank.kill()
 
 
+def test_the_learning_rate_falls_until_the_time_is_over() -> None:
+    words = write_recipe("timed", "tokenizer", model={"warmup_steps": 1, "final_lr": 0.1}, trainer={"max_steps": -1})
+    assert main([*words, "--trainer.max_time=00:00:00:02"]) == 0
+    schedule = last("timed")["lr_schedulers"][0]
+    assert last("timed")["global_step"] > 1
+    assert schedule["base_lrs"][0] * 0.1 == pytest.approx(schedule["_last_lr"][0], rel=0.2)
+
+
 def test_two_ranks_train_like_one_with_twice_the_batch():
     """In weights and in codebook statistics, dead codes that are reset and masks included."""
     trainer = {"max_steps": 5, "limit_val_batches": 0}

@@ -8,13 +8,22 @@ import torch
 from torch import Tensor
 
 
-def warmup_then_cosine(warmup: int, total: int, final: float) -> Callable[[int], float]:
-    """Factor of the learning rate by step: linear to 1 over `warmup`, then a half cosine down to `final` at `total`."""
+def warmup_then_cosine(
+    warmup: int, total: int | float, final: float, over: Callable[[], float] = lambda: 0.0
+) -> Callable[[int], float]:
+    """Factor of the learning rate by step: linear to 1 over `warmup`, then a half cosine down to `final` at `total`.
+
+    Args:
+        warmup: steps.
+        total: steps; may be infinite.
+        final: factor at the end.
+        over: how much of the run, from 0 to 1, is over by another measure; the cosine is where the further of both is.
+    """
 
     def factor(step: int) -> float:
         if step < warmup:
             return (step + 1) / (warmup + 1)
-        progress = min(1.0, (step - warmup) / max(1, total - warmup))
+        progress = min(1.0, max(over(), (step - warmup) / max(1, total - warmup)))
         return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
 
     return factor

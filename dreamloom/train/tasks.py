@@ -6,6 +6,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
@@ -53,7 +54,8 @@ class Task(LightningModule):
         model: what is trained.
         optimizer: from parameters to an optimizer; the default is the paper's (tables 10 to 12).
         warmup_steps: steps of linear warm-up.
-        final_lr: share of the learning rate that is left at the end of a cosine decay; 1 keeps it flat.
+        final_lr: share of the learning rate that is left at the end of a cosine decay; 1 keeps it flat. The end is the
+            trainer's max_steps or its max_time, whichever is nearer.
         seed: with the step it fixes all randomness of a step, so that a resumed run repeats it and ranks share it.
         compile: whether the loss is compiled by torch.
     """
@@ -121,9 +123,19 @@ class Task(LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(p for p in self.model.parameters() if p.requires_grad)
-        total = max(int(self.trainer.estimated_stepping_batches), 1)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_then_cosine(self.warmup_steps, total, self.final_lr))
+        total = max(self.trainer.estimated_stepping_batches, 1)
+        factor = warmup_then_cosine(self.warmup_steps, total, self.final_lr, self._time_over)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _time_over(self) -> float:
+        """How much of the trainer's max_time is over, the same on all ranks; 0 where it has none."""
+        timers = [callback for callback in self.trainer.callbacks if isinstance(callback, Timer)]  # type: ignore[attr-defined]
+        left = timers[0].time_remaining() if timers else None
+        if left is None:
+            return 0.0
+        spent = timers[0].time_elapsed()
+        return self.trainer.strategy.broadcast(spent / (spent + left))
 
 
 class TokenizerTask(Task):
