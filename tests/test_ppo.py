@@ -117,9 +117,18 @@ def test_which_agent_of_a_folder(tmp_path):
         learner.keep(tmp_path / f"{steps}.safetensors", steps=steps)
     learner.recent.clear()
     learner.keep(tmp_path / "5.safetensors", steps=5)  # no episode ended
-    assert ppo_agents.agent_file(tmp_path, "expert").stem == "3"
-    assert ppo_agents.agent_file(tmp_path, "suboptimal").stem == "2"
-    assert ppo_agents.agent_file(tmp_path / "5.safetensors", "expert").stem == "5"
+    assert [file.stem for file in ppo_agents.agent_files(tmp_path, "expert")] == ["3"]
+    assert [file.stem for file in ppo_agents.agent_files(tmp_path, "suboptimal")] == ["2"]
+    assert len(ppo_agents.agent_files(tmp_path, "mixed")) == 6
+    assert [file.stem for file in ppo_agents.agent_files(tmp_path / "5.safetensors", "expert")] == ["5"]
+
+
+def test_all_agents_of_a_folder_record_together(tmp_path, trained):
+    options = {"agent": trained.parent / "whole.agents", "quality": "mixed", "num_envs": 4, "steps": 160}
+    data = record(tmp_path / "a.hdf5", policy="ppo:0.75,random:0.25", **options)
+    assert data.attrs["policy_names"] == ["ppo-000000040", "ppo-000000080", "ppo-000000120", "random"]
+    assert np.bincount(data.infos["policy"][:]).tolist() == [40] * 4
+    assert [told["steps"] for told in data.attrs["source"]["agents"]] == [40, 80, 120]
 
 
 def test_it_learns_what_is_rewarded():

@@ -1,7 +1,7 @@
 """Recordings by PPO: it records itself while it learns, and the agents that it leaves behind record as they are."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -16,7 +16,7 @@ from dreamloom.datasets.players import Part, Players
 from dreamloom.datasets.policies import Act, Policy, parse_mixture, random
 from dreamloom.datasets.recorder import Recorder
 
-Quality = Literal["expert", "suboptimal"]
+Quality = Literal["expert", "suboptimal", "mixed"]
 
 _AGENTS = 10  # that are kept of a training
 _SUBOPTIMAL = 0.75  # share of the best return (Mediratta et al. 2023)
@@ -89,29 +89,31 @@ def agents_folder(out: Path) -> Path:
     return out.with_suffix(".agents")
 
 
-def agent_file(path: Path, quality: Quality) -> Path:
-    """The file of an agent.
+def agent_files(path: Path, quality: Quality) -> list[Path]:
+    """The files of the agents that record.
 
     Args:
         path: the file itself, or a folder of agents.
         quality: which of a folder: "expert" has the highest mean return; "suboptimal" is the one that is nearest to three
-            quarters of it. Where no return is known, the last.
+            quarters of it; where no return is known, the last. "mixed" are all of them.
 
     Raises:
         ValueError: no agent is there.
     """
     if path.is_file():
-        return path
+        return [path]
     files = sorted(path.glob("*.safetensors"))
     if not files:
         raise ValueError(f"--agent {path}: no agent is there; `collect procgen --policy ppo` without --agent makes them")
+    if quality == "mixed":
+        return files
     returns = [notes(file)["mean_return"] for file in files]
     known = [(file, value) for file, value in zip(files, returns, strict=True) if value is not None]
     if not known:  # no episode ended while they learned
-        return files[-1]
+        return files[-1:]
     best = max(value for _, value in known)
     wanted = best if quality == "expert" else _SUBOPTIMAL * best
-    return min(known, key=lambda pair: abs(pair[1] - wanted))[0]
+    return [min(known, key=lambda pair: abs(pair[1] - wanted))[0]]
 
 
 def notes(file: Path) -> dict[str, Any]:
@@ -128,6 +130,24 @@ def notes(file: Path) -> dict[str, Any]:
     if found.get("algorithm") != "ppo":
         raise ValueError(f"--agent {file}: not an agent that `collect procgen --policy ppo` made")
     return found
+
+
+def named(files: Sequence[Path], policy: str) -> tuple[str, dict[str, Path]]:
+    """A list of policies in which `ppo` stands for these agents in equal shares, and their names: `ppo`, or one for each.
+
+    Args:
+        files: of the agents.
+        policy: `ppo`, alone or in a weighted list.
+    """
+    if len(files) == 1:
+        return policy, {"ppo": files[0]}
+    names = {f"ppo-{file.stem}": file for file in files}
+
+    def spread(item: str) -> str:
+        name, _, weight = item.strip().partition(":")
+        return ",".join(f"{one}:{float(weight or 1) / len(files)}" for one in names) if name == "ppo" else item
+
+    return ",".join(map(spread, policy.split(","))), names
 
 
 def frozen(file: Path, *, device: str) -> Policy:

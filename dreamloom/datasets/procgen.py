@@ -49,7 +49,7 @@ def collect_procgen(
     mode: Literal["easy", "hard"] = "easy",
     policy: str = "scripted:0.6,sticky:0.4",
     agent: Path | None = None,
-    quality: Literal["expert", "suboptimal"] = "expert",
+    quality: Literal["expert", "suboptimal", "mixed"] = "expert",
     train_steps: int | None = None,
     network: Literal["impala", "nature"] = "impala",
     device: str = "cpu",
@@ -82,7 +82,8 @@ def collect_procgen(
             ppo, module:callable, or a weighted list of these;
             each environment of a segment plays one of them. The callable is described in dreamloom/datasets/policies.py.
         agent: for policy ppo, an agent that learns no more: a file of OUT.agents, or that folder.
-        quality: which agent of the folder: the one of the highest return, or the one nearest to three quarters of it.
+        quality: which agent of the folder: the one of the highest return, the one nearest to three quarters of it, or all of
+            them, each in as many environments.
         train_steps: for policy ppo without agent, steps to learn from; more than are recorded are left out evenly.
         network: for policy ppo without agent: Procgen's own, or DQN's small one, 20 times as fast on a CPU.
         device: where PPO computes.
@@ -206,13 +207,14 @@ def _players(
         training = Training(plan, train_steps=train_steps or plan["steps"], device=device, network=network)
         return training, training.settings
     if agent is not None:
-        from dreamloom.datasets.ppo_agents import agent_file, frozen, notes
+        from dreamloom.datasets.ppo_agents import agent_files, frozen, named, notes
 
-        file = agent_file(agent, quality)
-        of_the_game["ppo"] = frozen(file, device=device)
-        told = {"agent": {**notes(file), "file": file.name, "sha256": sha256(file)}, "device": device}
+        policy, files = named(agent_files(agent, quality), policy)
+        of_the_game |= {name: frozen(file, device=device) for name, file in files.items()}
+        agents = [{**notes(file), "file": file.name, "sha256": sha256(file)} for file in files.values()]
+        told = {"agent": agents[0], "device": device} if len(agents) == 1 else {"agents": agents, "device": device}
     mixture = parse_mixture(policy, {"random": random, "sticky": sticky, **of_the_game})
-    if agent is not None and "ppo" not in mixture.names:
+    if agent is not None and not any(name.startswith("ppo") for name in mixture.names):
         raise ValueError(f"--agent {agent}: goes with --policy ppo, not {policy!r}")
     return Players(mixture, plan["seed"], len(ACTION_NAMES)), told
 
