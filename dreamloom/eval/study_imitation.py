@@ -5,7 +5,6 @@ eval/labelers.py. They share levels, test episodes and the number of updates.
 """
 
 import copy
-import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
@@ -38,7 +37,7 @@ from dreamloom.eval.labelers import (
 )
 from dreamloom.eval.procgen import play_procgen, recorded_in
 from dreamloom.eval.study import read_study
-from dreamloom.eval.study_cells import claimed, compute_device, run_cells
+from dreamloom.eval.study_cells import claimed, clock, compute_device, run_cells
 
 NUMBERS = ("latent_actions", "stride", "clip", "share", "members", "inverse_steps", "levels", "test", "updates", "batch_size")
 _PLAYED = ("episodes", "seed")
@@ -145,13 +144,13 @@ def measure(study: Imitation, out: Path, environment: str, learner: str, name: s
     """One cell: labels the clips, trains all seeds of a learner on the labels and lets them act on levels seen and unseen."""
     arm = study.arms[name]
     frames = _clips(study, environment)
-    began = time.perf_counter()
+    began = clock()
     labelled = _labelled(study, learner, arm, frames)
-    labelled_at = time.perf_counter()
+    labelled_at = clock()
     agent, trained = _policy(study, out, (environment, learner, name), frames, labelled)
-    began_to_play = time.perf_counter()
+    began_to_play = clock()
     seen, unseen = (_solved(study, environment, agent, labelled, levels) for levels in (study.levels, study.test))
-    seconds = {"label": labelled_at - began, "train": trained, "evaluate": time.perf_counter() - began_to_play}
+    seconds = {"label": labelled_at - began, "train": trained, "evaluate": clock() - began_to_play}
     return {
         **unseen,
         "train": seen,
@@ -201,9 +200,9 @@ def _policy(
     path = out / "learners" / f"{environment}--{learner}--{'latent' if arm.by == 'latent' else name}.pt"
     with claimed(path, wait=True):
         if not path.exists():
-            began = time.perf_counter()
+            began = clock()
             train(agent, buffer, updates=study.updates, batch_size=study.batch_size, seed=study.seed)
-            state = {"agent": agent.state_dict(), "seconds": time.perf_counter() - began}
+            state = {"agent": agent.state_dict(), "seconds": clock() - began}
             with atomic_path(path) as temporary:
                 torch.save(state, temporary)
     state = torch.load(path, map_location=frames.device, weights_only=True)
