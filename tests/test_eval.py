@@ -17,12 +17,14 @@ from dreamloom.eval.protocols.rollout import rollout
 from dreamloom.eval.protocols.trial import Trial
 from dreamloom.eval.psnr import MAX_PSNR
 from dreamloom.eval.world import _levels_note, _settings, _stride, evaluate
+from dreamloom.nn.encoders import Impala
 from dreamloom.tokenizers.quantizers import VQ
 from dreamloom.tokenizers.st_vivit import Tokenizer
-from dreamloom.worldmodels.bundle import save_bundle
+from dreamloom.worldmodels.bundle import load_world, save_bundle
 from dreamloom.worldmodels.dynamics import Dynamics
 from dreamloom.worldmodels.genie import Genie
 from dreamloom.worldmodels.latent_actions import LatentActions
+from dreamloom.worldmodels.outcomes import Judged, Outcomes
 from dreamloom.worldmodels.world import Sampling, World
 
 
@@ -46,6 +48,23 @@ def tiny_genie(*, latent_actions: bool = True) -> Genie:
     )
     dynamics = Dynamics(64, 64, 6 if latent_actions else 15, width=32, depth=1, heads=2)
     return Genie(tokenizer, dynamics, actions, steps=2).eval().requires_grad_(False)
+
+
+def bundle_with_heads(world: Genie, data: Path, folder: Path) -> None:
+    """Puts a world's parts and untrained heads together from the command line, as they lie in checkpoints."""
+    heads = Outcomes(Impala((6, 64, 64), latent_size=8, channels=(4, 4, 4)))
+    words = []
+    for name, part in {"tokenizer": world.tokenizer, "dynamics": world.dynamics, "outcomes": heads}.items():
+        weights = {f"model.{key}": value for key, value in part.state_dict().items()}
+        torch.save({"model_config": part.config, "state_dict": weights, "train_wall_s": 3.0}, folder / f"{name}.ckpt")
+        words += [f"--{name}", str(folder / f"{name}.ckpt")]
+    words += ["--data", str(data), "--prompts", "2", "--prompt-frames", "1", "--steps", "2", "--precision", "float32"]
+    assert main(["bundle", *words, "--out", str(folder / "world")]) == 0
+    loaded = load_world(folder / "world")
+    assert isinstance(loaded, Judged)
+    assert loaded.train_wall_s == 6.0
+    _, outcome = loaded.step(loaded.reset(loaded.prompts), 1, torch.Generator().manual_seed(0))
+    assert (outcome.reward.shape, outcome.terminal.dtype) == ((2,), torch.bool)
 
 
 def random_frames(*shape: int) -> torch.Tensor:
@@ -122,8 +141,11 @@ def test_a_dream_does_not_depend_on_its_batch(heldout_file: Path) -> None:
 
 @pytest.mark.parametrize("latent_actions", [True, False])
 def test_eval_world_writes_the_whole_report(latent_actions: bool, heldout_file: Path, tmp_path: Path) -> None:
-    save_bundle(tiny_genie(latent_actions=latent_actions), tmp_path / "world")
-    out = tmp_path / "report"
+    world, out = tiny_genie(latent_actions=latent_actions), tmp_path / "report"
+    if latent_actions:
+        save_bundle(world, tmp_path / "world")
+    else:
+        bundle_with_heads(world, heldout_file, tmp_path)
     words = ["eval", "world", str(tmp_path / "world"), "--data", str(heldout_file), "--out", str(out), "--clips", "3"]
     assert main(words) == 0
     found = json.loads((out / "metrics.json").read_text())
@@ -138,6 +160,8 @@ def test_eval_world_writes_the_whole_report(latent_actions: bool, heldout_file: 
     assert found["world"]["actions"] == ("latent" if latent_actions else "true")
     assert (found["latent_actions"]["nmi"] is not None) == latent_actions
     assert found["settings"]["sampling"] == {"steps": 2, "temperature": 1.0, "order": "random"}
+    assert found["world"]["parameters"] == sum(parameter.numel() for parameter in world.parameters())
+    assert found["latency_ms"]["side_by_side"]["frames_per_s"] > 0
     assert found["settings"]["seed"] == 0
     assert found["machine"]["threads"] >= 1
     names = {"metrics.json", "report.md", "psnr.png", "latency.png", "grid.gif"}
