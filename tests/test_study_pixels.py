@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dreamloom import cli
+from dreamloom.datasets.subset import overlap
 from dreamloom.eval import study_report
 from dreamloom.eval.arms import Arm
 from dreamloom.eval.study import read_study
@@ -213,6 +214,22 @@ def test_recipe_can_be_built_and_says_what_it_is(name: str) -> None:
     header = "\n".join(line for line in lines if line.startswith("#"))
     assert f"dreamloom eval study -c {word}" in header
     assert ("not run yet" in header) == name.startswith("paper")
+
+
+def test_augmentations_are_tuned_on_levels_and_seeds_of_their_own() -> None:
+    (tuning, _), (gap, _) = (
+        read_study(["-c", f"recipes/studies/procgen_{name}.yaml", "--out", "x"]) for name in ("tuning", "gap")
+    )
+    assert tuning.pixels is not None
+    assert gap.pixels is not None
+    assert {name: one.config for name, one in tuning.pixels.augments.items()} == {
+        name: one.config for name, one in gap.pixels.augments.items()
+    }
+    assert [arm.augmented for arm in tuning.arms.values()] == [False, *tuning.pixels.augments]
+    for levels in (gap.pixels.test, *(arm.levels or gap.pixels.levels for arm in gap.arms.values())):
+        assert not overlap(tuning.pixels.test, levels)
+    assert not {tuning.seed + i for i in range(9)} & {gap.seed + i for i in range(9)}
+    assert tuning.environments.items() <= gap.environments.items()
 
 
 def test_arms_of_vectors_are_kept_as_they_were() -> None:
