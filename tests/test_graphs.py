@@ -67,7 +67,9 @@ def test_a_graph_goes_on_where_plain_updates_stopped() -> None:
     buffer = Buffer([data], device="cuda")
     train(agent, buffer, updates=7, batch_size=32, progress=False)
     update = Updates(agent, buffer, 32)
-    assert [set(update()) for _ in range(9)][-2:] == [{"critic_loss", "q", "actor_loss", "bc_loss"}, {"critic_loss", "q"}]
+    # Every second update is one of the actor too: numbers 8, 10, ... 16.
+    found = [set(update()) for _ in range(9)]
+    assert found == [{"critic_loss", "q", *({"actor_loss", "bc_loss"} if number % 2 == 0 else {})} for number in range(8, 17)]
 
 
 @pytest.mark.gpu
@@ -105,7 +107,7 @@ def test_a_replayed_step_sees_new_rates_and_new_seeds() -> None:
         places.append(weight.item())
     assert replay.graph is not None
     assert numbers[0] == numbers[3] == numbers[5] != numbers[4]
-    assert places == pytest.approx([-1, -2, -3, -4, -4, -4.5])
+    assert places == pytest.approx([-1, -2, -3, -4, -4, -4.5], rel=1e-4)
 
 
 def test_a_rate_is_set_where_it_is() -> None:

@@ -139,7 +139,8 @@ class Augment(nn.Module, Buildable):
             return [(one, None, one.draw(batch, generator, device=device, size=size)) for one in every]
         # Shares of a shuffled batch have sizes that are known beforehand, unlike those of a free choice for each picture.
         order = torch.randperm(batch, generator=generator, device=generator.device).to(device)
-        start = generator.initial_seed() % len(every)  # who gets what is over; no number that a GPU would have to tell
+        # Who gets what is over; no number that a GPU would have to tell.
+        start = generator.initial_seed() % len(every) if batch % len(every) else 0
         return [
             (one, rows, one.draw(len(rows), generator, device=device, size=size))
             for one, rows in zip(every[start:] + every[:start], torch.tensor_split(order, len(every)), strict=True)
