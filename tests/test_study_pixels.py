@@ -66,13 +66,13 @@ pixels:
     grey:
       class_path: dreamloom.datasets.augment.Augment
       init_args: {{augmentations: [{{class_path: dreamloom.datasets.augment.Greyscale}}]}}
-  upsampler_batch: 64
   guide: [0.5, 1.0]
   curate: range
 upsampler:
   class_path: dreamloom.diffusion.upsampler.Upsampler
   init_args: {{width: 16, depth: 1, condition: return_to_go}}
 upsampler_steps: 5
+upsampler_batch: 64
 updates: 5
 batch_size: 8
 episodes: 2

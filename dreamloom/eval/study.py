@@ -31,7 +31,8 @@ from dreamloom.eval.study_cells import cell_path, claimed, clock, compute_device
 from dreamloom.eval.study_pixels import Pixels, measure_pixels
 from dreamloom.eval.study_report import write_study
 
-NUMBERS = ("upsampler_steps", "upsampler_lr", "updates", "batch_size", "episodes", "noise", "seed")  # of a study's settings
+# Of a study's settings.
+NUMBERS = ("upsampler_steps", "upsampler_batch", "upsampler_lr", "updates", "batch_size", "episodes", "noise", "seed")
 
 
 class Study:
@@ -43,6 +44,7 @@ class Study:
         arms: name -> what the learner is given.
         upsampler: fitted anew on every share of real rows that an arm upsamples.
         upsampler_steps: training steps of each upsampler.
+        upsampler_batch: rows of such a step.
         upsampler_lr: its first learning rate.
         updates: of every learner, on every arm.
         batch_size: rows an update and seed.
@@ -60,6 +62,7 @@ class Study:
         arms: dict[str, Arm],
         upsampler: Upsampler,
         upsampler_steps: int = 10_000,
+        upsampler_batch: int = 256,
         upsampler_lr: float = 3e-4,
         updates: int = 50_000,
         batch_size: int = 256,
@@ -69,7 +72,7 @@ class Study:
         seed: int = 0,
     ):
         self.environments, self.learners, self.arms, self.upsampler = environments, learners, arms, upsampler
-        self.upsampler_steps, self.upsampler_lr = upsampler_steps, upsampler_lr
+        self.upsampler_steps, self.upsampler_batch, self.upsampler_lr = upsampler_steps, upsampler_batch, upsampler_lr
         self.updates, self.batch_size = updates, batch_size
         self.episodes, self.noise, self.seed = episodes, noise, seed
         self.pixels = pixels
@@ -235,7 +238,9 @@ def _upsampled(study: Study, folder: Path, real: Transitions, arm: Arm) -> tuple
         if not cost.exists():
             began = clock()
             upsampler = copy.deepcopy(study.upsampler).to(compute_device())
-            upsampler.fit(real, steps=study.upsampler_steps, lr=study.upsampler_lr, seed=study.seed)
+            upsampler.fit(
+                real, steps=study.upsampler_steps, batch_size=study.upsampler_batch, lr=study.upsampler_lr, seed=study.seed
+            )
             fitted = clock()
             made = upsampler.sample(arm.synthetic, seed=study.seed)
             path.unlink(missing_ok=True)

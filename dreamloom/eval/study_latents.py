@@ -64,7 +64,7 @@ def _more(
     assert pixels is not None
     began = clock()
     upsampler = copy.deepcopy(study.upsampler).to(device)
-    upsampler.fit(real, steps=study.upsampler_steps, batch_size=pixels.upsampler_batch, lr=study.upsampler_lr, seed=seed)
+    upsampler.fit(real, steps=study.upsampler_steps, batch_size=study.upsampler_batch, lr=study.upsampler_lr, seed=seed)
     fitted = clock()
     wanted = None if pixels.guide is None else (pixels.guide[0], pixels.guide[1])
     made = upsampler.sample(rows, seed=seed, condition=wanted, guidance=pixels.guidance)

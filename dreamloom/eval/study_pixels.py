@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from dreamloom.eval.study import Study
 
 _JUDGED = 4096  # frames at the least, of which a bandit's rows are
-_OF_UPSAMPLERS = ("upsampler_batch", "guide", "guidance", "curate")
+_OF_UPSAMPLERS = ("guide", "guidance", "curate")
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,6 @@ class Pixels:
         stack: frames of an observation.
         combine: how latents are made of those of the learner's networks.
         baseline: the arm whose gap the others are measured by.
-        upsampler_batch: rows of a training step of an upsampler.
         guide: which quantiles of its `condition` an upsampler is asked for, e.g. [0.5, 1.0]; null for no guidance.
         guidance: strength of that.
         curate: which synthetic rows are dropped: range, dynamics, or both with a comma between (docs/replay.md).
@@ -71,7 +70,6 @@ class Pixels:
     stack: int = 1
     combine: Combination = "sum"
     baseline: str = "baseline"
-    upsampler_batch: int = 256
     guide: list[float] | None = None
     guidance: float = 2.0
     curate: str = ""
