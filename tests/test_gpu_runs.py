@@ -33,6 +33,7 @@ from dreamloom.eval.study import measure, read_study
 from dreamloom.eval.study_pixels import measure_pixels
 from dreamloom.nn.parts import checkpoint_at
 from dreamloom.train.cli import recipe_paths
+from dreamloom.train.optimizers import MuonAdamW
 from dreamloom.worldmodels.bundle import load_world
 from dreamloom.worldmodels.imagined import ImaginedVectorEnv
 
@@ -123,6 +124,20 @@ def test_an_upsampler_trains_and_generates_on_a_gpu(here: Path) -> None:
     made = Upsampler(width=32, depth=1, condition="return_to_go", precision="bfloat16").cuda()
     made.fit(rows(100), steps=12, progress=False)
     assert np.isfinite(made.sample(50, condition=(0.9, 1.0)).observations).all()
+
+
+def test_muon_steps_on_a_gpu_as_on_a_cpu() -> None:
+    def stepped(device: str) -> Tensor:
+        torch.manual_seed(0)
+        params = [torch.nn.Parameter(torch.randn(shape).to(device)) for shape in ((16, 32), (32, 16), (16, 32), (16,))]
+        optimizer = MuonAdamW(params, lr=0.1)
+        for _ in range(3):
+            for param in params:
+                param.grad = torch.randn(param.shape).to(device)
+            optimizer.step()
+        return torch.cat([param.detach().cpu().flatten() for param in params])
+
+    torch.testing.assert_close(stepped("cuda"), stepped("cpu"), atol=0.02, rtol=0.02)
 
 
 @pytest.mark.parametrize("recipe", ["bc", "td3_bc", "iql", "cql", "edac"])

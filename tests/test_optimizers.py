@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from dreamloom.train.muon import Muon
 from dreamloom.train.optimizers import MuonAdamW, warmup_then_cosine
 
 
@@ -74,6 +75,25 @@ def test_its_muon_turns_every_direction_alike() -> None:
     optimizer.step()
     sizes = torch.linalg.svdvals(before - weight.detach())
     assert float(sizes.max() / sizes.min()) < 2
+
+
+def muons(kind: type[torch.optim.Muon]) -> tuple[list[nn.Parameter], torch.optim.Muon]:
+    """Matrices of three shapes, two of which are alike, with gradients, and their optimizer."""
+    torch.manual_seed(0)
+    params = [nn.Parameter(torch.randn(shape)) for shape in ((8, 24), (24, 8), (8, 24), (16, 16))]
+    for param in params:
+        param.grad = torch.randn_like(param)
+    return params, kind(params, lr=0.1, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+
+
+def test_matrices_step_together_as_one_by_one() -> None:
+    (alone, one_by_one), (several, together) = muons(torch.optim.Muon), muons(Muon)
+    before = [param.detach().clone() for param in alone]
+    for _ in range(3):
+        one_by_one.step()
+        together.step_together(together.param_groups[0])
+    for old, a, b in zip(before, alone, several, strict=True):
+        assert (a - b).norm() < 0.02 * (a - old).norm()
 
 
 def test_schedules_reach_both_parts() -> None:

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dreamloom.train.muon import Muon
+
 
 def warmup_then_cosine(
     warmup: int, total: int | float, final: float, over: Callable[[], float] = lambda: 0.0
@@ -68,9 +70,7 @@ class MuonAdamW(torch.optim.Optimizer):
             torch.optim.AdamW(rest, lr=adamw_scale * lr, betas=betas, weight_decay=weight_decay)
         ]
         if hidden:
-            self.parts.append(
-                torch.optim.Muon(hidden, lr=lr, weight_decay=weight_decay, momentum=momentum, adjust_lr_fn="match_rms_adamw")
-            )
+            self.parts.append(Muon(hidden, lr=lr, weight_decay=weight_decay, momentum=momentum, adjust_lr_fn="match_rms_adamw"))
         super().__init__([group for part in self.parts for group in part.param_groups], {})
         self._share()
 
