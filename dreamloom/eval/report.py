@@ -82,6 +82,8 @@ def _rows(m: dict[str, Any]) -> Iterator[Row]:
         yield from _latent_rows(m["latent_actions"], m["world"]["action_names"])
     latency = m["latency_ms"]
     yield "latency, ms", f"p50 {latency['p50']:.0f}", f"p95 {latency['p95']:.0f}"
+    batch = latency["side_by_side"]
+    yield "frames a second", f"{batch['frames_per_s']:.0f}", f"{batch['worlds']} worlds side by side"
     for n, cached in latency["by_steps"].items():
         plain = latency.get("uncached_by_steps", {}).get(n)
         beside = f"uncached p50 {plain['p50']:.0f}, {plain['p50'] / cached['p50']:.1f}x" if plain else ""
