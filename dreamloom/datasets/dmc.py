@@ -30,7 +30,7 @@ def collect_dmc(
     """Records the DeepMind Control Suite from pixels to one HDF5 file (the layout is docs/data.md).
 
     A killed recording goes on where it was when the same command is given again. Rendering is slow without a graphics card:
-    about 10 frames a second and CPU core, half of that with distractors, so 100,000 steps take hours. It needs no display:
+    26 to 30 frames a second of a core's time, with distractors or without, so 100,000 steps take an hour. It needs no display:
     MUJOCO_GL chooses how (egl by default, or osmesa).
 
     Args:
