@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from play_world import Client, serving
 from toy_world import square_clips
 
 from dreamloom import cli
@@ -287,6 +286,8 @@ def test_eval_world_measures_it(runs: Path, heldout_file: Path, tmp_path: Path, 
 
 
 def test_it_is_played(runs: Path) -> None:
+    from play_world import Client, serving  # late: what else is in this file needs no server
+
     with serving(load_world(runs)) as (address, _), Client(address) as player:
         assert player.hello["world"] == "coinrun"
         _, before = player.frame()

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from play_world import Client, serving
 from torch import Tensor
 from toy_world import counter_clips
 
@@ -230,6 +229,8 @@ def test_a_checkpoint_is_a_world_and_is_played(runs: Path) -> None:
     world = load_world(runs)
     assert isinstance(world, ForcingWorld)
     assert (world.game, world.fps, world.train_levels, world.sampling) == ("coinrun", 7.5, ["0:10"], Sampling(4, 1.0))
+    from play_world import Client, serving  # late: what else is in this file needs no server
+
     with serving(world) as (address, _), Client(address) as player:
         player.frame()
         player.send(type="step", action=7, id=1)
