@@ -15,6 +15,7 @@ from dreamloom import cli, open_dataset
 from dreamloom.agents.frames import FrameBuffer
 from dreamloom.datasets.procgen import ACTION_NAMES
 from dreamloom.eval.arms import Arm
+from dreamloom.eval.study import read_study
 from dreamloom.eval.study_imagined import drawn_rewards, imagined_rows, world_seconds
 from dreamloom.nn.encoders import Nature
 from dreamloom.train.cli import recipe_paths
@@ -152,3 +153,14 @@ def test_cost_is_that_of_the_file() -> None:
     assert world_seconds(Path("dreams")) == {"world": 9.0}
     assert world_seconds(Path("fruitbot.hdf5")) == {}
     assert Arm().settings(pixels=True)["imagined"] == 0
+
+
+def test_recipe_can_be_built_and_says_how_its_rows_are_made() -> None:
+    word = "recipes/studies/imagination.yaml"
+    study, _ = read_study(["-c", word, "--out", "reports/x"])
+    assert len(list(study.cells())) == 2 * 4
+    assert [(arm.imagined > 0, arm.synthetic > 0) for arm in study.arms.values()] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert min(agent.seeds for agent in study.learners.values()) >= 3
+    header = recipe_paths()[word].read_text().partition("environments:")[0]
+    for words in (f"dreamloom eval study -c {word}", "dreamloom synthesize", "--data.stride 1", "time:"):
+        assert words in header
