@@ -81,6 +81,12 @@ SMALL_GAP = (
     """"dreamloom.agents.vision.Vision", "init_args": {"encoder": {"class_path": "dreamloom.nn.encoders.Nature"}}}}}}' """
     "--updates 3 --pixels.head_updates 1 --upsampler_steps 2 --batch_size 8 --episodes 1"
 )
+# One game and one seed, in place of the recipe's, and few rows.
+SMALL_DREAMS = (
+    """--environments '{"procgen:fruitbot": "data/fruitbot_mixed.hdf5"}' --learners.cql.init_args.seeds 1 """
+    """--arms '{"real": {}, "imagined + upsampled": {"imagined": 20, "synthetic": 100}}' """
+    "--updates 3 --pixels.head_updates 1 --upsampler_steps 2 --batch_size 8 --episodes 1"
+)
 # One learner of one seed, and an arm of each kind, in place of the recipe's.
 SMALL_IMITATION = (
     """--arms '{"latent": {"by": "latent", "samples": 20}, "true": {"by": "true"}, "inverse": {"by": "inverse"}, """
@@ -122,7 +128,16 @@ PAGES = {
         prepare=replay_of_ones_own, shorter={r"--n \d+": "--n 300"}, needs=("mujoco", "minari", "stable_baselines3")
     ),
     "worlds.md": Page(
-        shorter={r"--steps \d+": "--steps 400", r"--n \d+ --horizon \d+": "--n 24 --horizon 3 --steps 1"},
+        shorter={
+            r"--steps \d+": "--steps 400",
+            r"--n \d+ --horizon \d+": "--n 24 --horizon 3 --steps 1",
+            r"--train-steps \d+ --num-envs \d+ --segment \d+": "--train-steps 400",
+        },
+        extra={
+            "collect procgen --game fruitbot": "--num-envs 4 --segment 20",
+            "eval study": SMALL_DREAMS,
+            "eval imagination": "--starts 4 --warmup 10 --horizon 3 --repeats 1 --steps 1 --device cpu",
+        },
         needs=("procgen", "stable_baselines3"),
     ),
 }
