@@ -32,15 +32,20 @@ from dreamloom.diffusion.upsampler import Upsampler
 from dreamloom.eval.study import measure, read_study
 from dreamloom.eval.study_pixels import measure_pixels
 from dreamloom.nn.parts import checkpoint_at
+from dreamloom.tokenizers.quantizers import FSQ
+from dreamloom.tokenizers.st_vivit import Tokenizer
 from dreamloom.train.cli import recipe_paths
+from dreamloom.train.graphed import GraphedLoss
 from dreamloom.train.optimizers import MuonAdamW
 from dreamloom.worldmodels.bundle import load_world
+from dreamloom.worldmodels.dynamics import Dynamics
 from dreamloom.worldmodels.imagined import ImaginedVectorEnv
 
 pytestmark = pytest.mark.gpu
 
 FIT = ["--trainer.max_steps=2", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
 CLIPS = [*FIT, "--data.batch_size=4", "--data.val_batches=1", "--data.residence=auto"]
+GRAPHS = "--model.graphs=true"
 VECTORS = [*FIT, "--model.updates_per_step=3", "--data.batch_size=16"]
 
 
@@ -87,7 +92,7 @@ def world(folder: Path) -> str:
     """A bundle of a diffusion world with heads, both of which have made two steps."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        diffusion = fit("coinrun/diffusion_world", "game.hdf5", *CLIPS)
+        diffusion = fit("coinrun/diffusion_world", "game.hdf5", *CLIPS, GRAPHS)
         heads = fit("coinrun/outcomes", "game.hdf5", *CLIPS, "--data.val_batches=2")
         words = ["--data", "game.hdf5", "--stride", "2", "--outcomes", heads, "--prompts", "4", "--out", "world"]
         assert cli.main(["bundle", diffusion, *words]) == 0
@@ -107,15 +112,46 @@ def learner(folder: Path) -> str:
 def test_worlds_of_tokens_train_on_a_gpu(here: Path) -> None:
     warmup = "--model.model.init_args.quantizer.init_args.warmup=1"  # the second step finds its codebook by k-means
     tokenizer, actions = (
-        fit("coinrun/tokenizer", "game.hdf5", *CLIPS),
+        fit("coinrun/tokenizer", "game.hdf5", *CLIPS, GRAPHS),
         fit("coinrun/latent_actions", "game.hdf5", *CLIPS, warmup),
     )
-    fit("coinrun/dynamics", "game.hdf5", *CLIPS, f"--model.tokenizer={tokenizer}", f"--model.latent_actions={actions}")
+    fit("coinrun/dynamics", "game.hdf5", *CLIPS, GRAPHS, f"--model.tokenizer={tokenizer}", f"--model.latent_actions={actions}")
+
+
+def test_graphs_compute_the_loss_that_plain_calls_compute() -> None:
+    torch.manual_seed(0)
+    small = {"size": 8, "patch": 4, "width": 16, "heads": 2, "encoder_depth": 1, "decoder_depth": 1}
+    model = Tokenizer(FSQ(16, [5, 5]), **small).cuda()
+    graphed = GraphedLoss(model)
+    for _ in range(3):
+        frames, found = torch.rand(2, 3, 3, 8, 8, device="cuda"), []
+        for compute in (model.loss, graphed):
+            model.zero_grad()
+            loss, metrics = compute(frames)
+            loss.backward()
+            found.append([loss.detach(), metrics["psnr"], *(parameter.grad.clone() for parameter in model.parameters())])
+        for plain, repeated in zip(*found, strict=True):
+            torch.testing.assert_close(repeated, plain, atol=1e-4, rtol=1e-3)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.01 * torch.randn_like(parameter))  # a graph reads the weights of now
+
+
+def test_graphs_draw_anew_in_each_step() -> None:
+    torch.manual_seed(0)
+    graphed = GraphedLoss(Dynamics(9, 4, 3, width=16, depth=1, heads=2).cuda())
+    tokens, actions = torch.randint(9, (4, 5, 4), device="cuda"), torch.randint(3, (4, 4), device="cuda")
+    losses = []
+    for seed in (0, 1, 2, 1):
+        torch.manual_seed(seed)
+        losses.append(float(graphed(tokens, actions, part=(0, 1))[0]))
+    assert losses[1] == losses[3]
+    assert len(set(losses)) == 3
 
 
 def test_worlds_of_latents_train_on_a_gpu_and_go_on(here: Path) -> None:
-    autoencoder = fit("coinrun/autoencoder", "game.hdf5", *CLIPS)
-    words = ["coinrun/forcing", "game.hdf5", *CLIPS, f"--model.autoencoder={autoencoder}"]
+    autoencoder = fit("coinrun/autoencoder", "game.hdf5", *CLIPS, GRAPHS)
+    words = ["coinrun/forcing", "game.hdf5", *CLIPS, GRAPHS, f"--model.autoencoder={autoencoder}"]
     fit(*words)
     fit(*words, "--trainer.max_steps=4", "--ckpt_path=last")
     assert load_world("runs/coinrun/forcing").train_wall_s > 0

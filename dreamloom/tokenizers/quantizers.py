@@ -136,7 +136,8 @@ def code_use(indices: Int[Tensor, "..."], codes: int) -> dict[str, Tensor]:
     Returns:
         `code_usage`: share of codes that occur. `code_perplexity`: exp of the entropy (nats) of their frequencies, 1 to k.
     """
-    counts = torch.bincount(indices.reshape(-1), minlength=codes).float()
+    flat = indices.reshape(-1)  # torch.bincount would wait for the GPU
+    counts = torch.zeros(codes, device=flat.device).index_add_(0, flat, torch.ones(len(flat), device=flat.device))
     p = counts / counts.sum()
     entropy = -(p * p.clamp_min(1e-12).log()).sum()
     return {"code_usage": (counts > 0).float().mean(), "code_perplexity": entropy.exp()}

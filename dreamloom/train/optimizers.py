@@ -66,8 +66,9 @@ class MuonAdamW(torch.optim.Optimizer):
         hidden = [p for p in parameters if p.ndim == 2 and max(p.shape) <= 4 * min(p.shape)]
         chosen = {id(p) for p in hidden}
         rest = [p for p in parameters if id(p) not in chosen]
+        fused = True if rest and rest[0].is_cuda else None
         self.parts: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(rest, lr=adamw_scale * lr, betas=betas, weight_decay=weight_decay)
+            torch.optim.AdamW(rest, lr=adamw_scale * lr, betas=betas, weight_decay=weight_decay, fused=fused)
         ]
         if hidden:
             self.parts.append(Muon(hidden, lr=lr, weight_decay=weight_decay, momentum=momentum, adjust_lr_fn="match_rms_adamw"))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from dreamloom.datasets.types import Clip
 from dreamloom.tokenizers.autoencoder import Autoencoder
 from dreamloom.tokenizers.st_vivit import Tokenizer
+from dreamloom.train.graphed import GraphedLoss
 from dreamloom.train.optimizers import adamw, warmup_then_cosine
 from dreamloom.worldmodels.dynamics import Dynamics
 from dreamloom.worldmodels.latent_actions import LatentActions
@@ -58,6 +59,8 @@ class Task(LightningModule):
             trainer's max_steps or its max_time, whichever is nearer.
         seed: with the step it fixes all randomness of a step, so that a resumed run repeats it and ranks share it.
         compile: whether the loss is compiled by torch.
+        graphs: whether CUDA graphs repeat the passes of the loss, which spares a small model most of a GPU's launches; not for
+            a learned codebook (VQ), nor for several GPUs.
     """
 
     model: Any  # a module with `loss` and `config`
@@ -71,11 +74,14 @@ class Task(LightningModule):
         final_lr: float = 1.0,
         seed: int = 0,
         compile: bool = False,
+        graphs: bool = False,
     ):
         super().__init__()
         self.model = model
         self.optimizer, self.warmup_steps, self.final_lr, self.seed = optimizer, warmup_steps, final_lr, seed
-        self.compute = torch.compile(self.model.loss) if compile else self.model.loss
+        self.compute: Any = torch.compile(self.model.loss) if compile else self.model.loss
+        if graphs:
+            self.compute = GraphedLoss(self.model)
         # Of processor and clock: before this process took the training up, and since.
         self.cpu_s_before, self.wall_s_before, self._began = 0.0, 0.0, _clocks()
 
@@ -100,6 +106,8 @@ class Task(LightningModule):
         self.log_dict({f"{stage}/{name}": value for name, value in metrics.items()}, batch_size=1, **kwargs)
 
     def on_fit_start(self) -> None:
+        if isinstance(self.compute, GraphedLoss) and self.trainer.world_size > 1:
+            raise ValueError(f"model.graphs is for one device, got {self.trainer.world_size}: set trainer.devices to 1")
         self._began = _clocks()
 
     @property

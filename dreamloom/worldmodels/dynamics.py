@@ -178,14 +178,14 @@ class Dynamics(nn.Module, Buildable):
         else:
             logits = self.logits(masked, actions)[:, 1:]
         hidden, target = hidden[:, 1:], tokens[:, 1:]
-        chosen, wanted = logits[hidden], target[hidden]
-        weight = hidden / (len(hidden) * hidden.sum((1, 2), keepdim=True))
-        loss = (weight[hidden] * F.cross_entropy(chosen, wanted, reduction="none")).sum()
-        right = (chosen.detach().argmax(-1) == wanted).float()
-        changed = (target != tokens[:, :-1])[hidden].float()
+        # Of all tokens, though only hidden ones count: picking these out would wait for the GPU.
+        entropy = F.cross_entropy(logits.flatten(0, 2), target.flatten(), reduction="none").view(target.shape)
+        loss = (hidden / (len(hidden) * hidden.sum((1, 2), keepdim=True)) * entropy).sum()
+        right = (hidden & (logits.detach().argmax(-1) == target)).float()
+        changed = (hidden & (target != tokens[:, :-1])).float()
         return loss, {
             "cross_entropy": loss.detach(),
-            "accuracy": right.mean(),
+            "accuracy": right.sum() / hidden.sum(),
             "changed_accuracy": (right * changed).sum() / changed.sum().clamp_min(1),
         }
 

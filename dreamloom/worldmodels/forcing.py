@@ -122,11 +122,8 @@ class ForcingDynamics(nn.Module, Buildable):
         """
         level, halvings, noise, led = self._draw(latents, actions, generator)
         z = torch.lerp(noise, latents, level[..., None, None])
-        goal, coarse = latents.clone(), halvings < self.halvings
-        clips = coarse.any(1)
-        if clips.any():
-            some = z[clips], level[clips], halvings[clips], led[clips]
-            goal[clips] = torch.where(coarse[clips][..., None, None], self.two_half_steps(*some), latents[clips])
+        coarse = halvings < self.halvings
+        goal = self._goal(latents, z, level, halvings, led)
         error = (self.predict(z, level, halvings, led) - goal).square().mean((2, 3))
         loss = ((0.9 * level + 0.1) * error).mean()  # low levels tell little
         finest, far = (error.detach() * which for which in (~coarse, coarse))
@@ -135,6 +132,17 @@ class ForcingDynamics(nn.Module, Buildable):
             "shortcut_error": far.sum() / coarse.sum().clamp_min(1),
         }
         return loss, metrics
+
+    def _goal(self, latents: Latents, z: Latents, level: Tensor, halvings: Tensor, led: Tensor) -> Latents:
+        """What is to be predicted: the clean latents, where two half steps get for frames of larger steps."""
+        coarse = halvings < self.halvings
+        if z.is_cuda:  # of all clips: to pick some out would wait for the GPU
+            return torch.where(coarse[..., None, None], self.two_half_steps(z, level, halvings, led), latents)
+        goal, clips = latents.clone(), coarse.any(1)
+        if clips.any():
+            some = z[clips], level[clips], halvings[clips], led[clips]
+            goal[clips] = torch.where(coarse[clips][..., None, None], self.two_half_steps(*some), latents[clips])
+        return goal
 
     def _draw(
         self, latents: Latents, actions: Int[Tensor, "b s"], generator: torch.Generator | None
