@@ -36,7 +36,8 @@ class GraphedLoss:
         enabled, dtype = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
         with torch.autocast("cuda", dtype, enabled=enabled, cache_enabled=False):  # weights are rounded anew in each replay
             samples = tuple(tensor.clone() for tensor in tensors)
-            return torch.cuda.make_graphed_callables(_Loss(self.model, arguments), samples, allow_unused_input=True)
+            replay: Any = torch.cuda.make_graphed_callables(_Loss(self.model, arguments), samples, allow_unused_input=True)
+        return replay
 
 
 class _Loss(nn.Module):
