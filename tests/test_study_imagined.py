@@ -97,6 +97,10 @@ def test_study_has_real_and_imagined_rows() -> None:
     assert "world" not in arms["upsampled"]["seconds"]
     told = Path("report/report.md").read_text()
     assert "Imagined rows: `dreams`" in told
+    assert "## Imagined rows" in told
+    found = arms["imagined"]["imagined"]
+    assert 0 < found["terminals_imagined"] < 1
+    assert found["reward_real"] != found["reward_imagined"]
     files = sorted(path.name for path in Path("report/learners").glob("*cql*.pt"))
     assert len(files) == 2, "arms of the same frames share their first updates: with imagined rows, and without"
 

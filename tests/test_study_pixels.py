@@ -249,6 +249,7 @@ def test_share_of_the_gap_that_is_closed() -> None:
     alone = gap_figures(baseline, baseline)
     assert alone["g_perf"] == {"mean": 0, "low": 0, "high": 0}, "arm and baseline are resampled alike"
     assert alone["gap"]["mean"] == pytest.approx(20)
+    assert alone["gain"] == {"mean": 0, "low": 0, "high": 0}
     better = gap_figures([(episodes(50), episodes(40)), (episodes(40), episodes(25))], baseline)
     assert better["g_perf"]["mean"] == pytest.approx((10 + 5) / 40)
     assert 0.3 < better["g_perf"]["low"] < better["g_perf"]["mean"] < better["g_perf"]["high"] < 0.45

@@ -35,8 +35,8 @@ def gap_figures(arm: Sequence[Played], baseline: Sequence[Played], seed: int = 0
         seed: of the bootstrap.
 
     Returns:
-        `train` and `test` scores, `gap` between them, and `g_perf`, each as mean, low and high. Where the baseline's own gap is
-        not surely above 0, G_perf has no interval, and without any gap no value.
+        `train` and `test` scores, `gap` between them, `gain` over the baseline's test score, and `g_perf`, each as mean, low
+        and high. Where the baseline's own gap is not surely above 0, G_perf has no interval, and without any gap no value.
     """
     drawn = np.random.default_rng(seed)
     points, draws = np.zeros(4), np.zeros((REPETITIONS, 4))
@@ -48,8 +48,8 @@ def gap_figures(arm: Sequence[Played], baseline: Sequence[Played], seed: int = 0
                 points[column] += values.mean() / len(arm)
                 draws[:, column] += values[seeds[:, :, None], episodes[:, None]].mean((1, 2)) / len(arm)
     train, test = (_interval(points[i], draws[:, i]) for i in (0, 1))
-    gap = _interval(points[0] - points[1], draws[:, 0] - draws[:, 1])
-    return {"train": train, "test": test, "gap": gap, "g_perf": _closed(points, draws)}
+    gap, gain = (_interval(points[i] - points[j], draws[:, i] - draws[:, j]) for i, j in ((0, 1), (1, 3)))
+    return {"train": train, "test": test, "gap": gap, "gain": gain, "g_perf": _closed(points, draws)}
 
 
 def _interval(point: float, draws: np.ndarray) -> dict[str, float | None]:
@@ -99,7 +99,7 @@ def gap_report(study: Mapping[str, Any]) -> str:
             lines += ["### All environments", "", *_overall(overall), ""]
         for name, learners in study["results"].items():
             lines += [f"### {name}", "", *_table(learners[learner]), ""] if learner in learners else []
-    return "\n".join([*lines, *_likeness(study)])
+    return "\n".join([*lines, *_likeness(study), *_imagined(study)])
 
 
 def _conditions(study: Mapping[str, Any]) -> str:
@@ -112,10 +112,10 @@ def _conditions(study: Mapping[str, Any]) -> str:
         f"trained on latents, these are the last {pixels['head_updates']:,}. Upsamplers have {settings['upsampler_steps']:,} "
         f"steps. {seeds} seeds; greedy policies play {settings['episodes']} episodes a seed on levels `{pixels['levels']}` "
         f"(train) and as many on `{pixels['test']}` (test), the same for every arm. Scores are normalised with DGRL's "
-        f"constants (0 random, 100 expert). G_perf is the share of the gap of arm `{pixels['baseline']}` that an arm closes: "
-        "0 is that arm, 1 its score on levels seen. Brackets: 95%, bootstrap over seeds and episodes; G_perf has none where "
-        f"that gap is not surely above 0. {dreamt}{machine['cpu']}, {machine['device']}, threads {machine['threads']}, "
-        f"torch {machine['torch']}; commit {study['commit']}."
+        f"constants (0 random, 100 expert). Gain is the test score above that of arm `{pixels['baseline']}`, G_perf the share "
+        "of that arm's gap that is closed: 0 is that arm, 1 its score on levels seen. Brackets: 95%, bootstrap over seeds and "
+        f"episodes; G_perf has none where that gap is not surely above 0. {dreamt}{machine['cpu']}, {machine['device']}, "
+        f"threads {machine['threads']}, torch {machine['torch']}; commit {study['commit']}."
     )
 
 
@@ -131,7 +131,9 @@ def _rows(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _overall(arms: Mapping[str, Any]) -> list[str]:
-    return _rows(["arm", "train", "test", "gap", "G_perf"], [[arm, *_spans(found["gaps"])] for arm, found in arms.items()])
+    return _rows(
+        ["arm", "train", "test", "gap", "gain", "G_perf"], [[arm, *_spans(found["gaps"])] for arm, found in arms.items()]
+    )
 
 
 def _table(arms: Mapping[str, Any]) -> list[str]:
@@ -140,11 +142,11 @@ def _table(arms: Mapping[str, Any]) -> list[str]:
         seen, unseen = cell["train"]["returns"], cell["returns"]
         returns = [f"{np.mean(values):.2f} ± {np.std(values):.2f}" for values in (seen, unseen)]
         rows.append([arm, f"{cell['rows']:,}", *_spans(cell["gaps"]), *returns, f"{cell['wall_s']:.0f}"])
-    return _rows(["arm", "rows", "train", "test", "gap", "G_perf", "return, train", "return, test", "cost, s"], rows)
+    return _rows(["arm", "rows", "train", "test", "gap", "gain", "G_perf", "return, train", "return, test", "cost, s"], rows)
 
 
 def _spans(gaps: Mapping[str, Any]) -> list[str]:
-    return [*(_span(gaps[name], 1) for name in ("train", "test", "gap")), _span(gaps["g_perf"], 2)]
+    return [*(_span(gaps[name], 1) for name in ("train", "test", "gap", "gain")), _span(gaps["g_perf"], 2)]
 
 
 def _span(values: Mapping[str, float | None], digits: int) -> str:
@@ -165,6 +167,17 @@ def _likeness(study: Mapping[str, Any]) -> list[str]:
             rows.append([place, arm, f"{of['js']:.3f}", f"{of['auc']:.2f}", *rates])
     head = ["cell", "arm", "Jensen-Shannon", "classifier's AUC", "reward, real / synthetic", "terminals, real / synthetic"]
     return ["## Synthetic latents", "", *_rows(head, rows), ""] if rows else []
+
+
+def _imagined(study: Mapping[str, Any]) -> list[str]:
+    """Imagined rows beside the real ones."""
+    rows = []
+    for cell, place, arm in _cells(study):
+        if found := cell.get("imagined"):
+            pairs = [f"{found[f'{what}_real']:.4f} / {found[f'{what}_imagined']:.4f}" for what in ("reward", "terminals")]
+            rows.append([place, arm, *pairs, f"{cell['seconds'].get('world', float('nan')):.0f}"])
+    head = ["cell", "arm", "reward, real / imagined", "terminals, real / imagined", "training of the world, s"]
+    return ["## Imagined rows", "", *_rows(head, rows), ""] if rows else []
 
 
 def gap_plot(study: Mapping[str, Any], learner: str) -> Figure:

@@ -39,6 +39,24 @@ def imagined_rows(path: Path, real: Dataset, *, rows: int, levels: str, test: st
     return data
 
 
+def rates(path: Path, real: Path, levels: str) -> dict[str, float]:
+    """Mean reward and share of endings of real and imagined rows; rows that close a cut episode are left out.
+
+    Args:
+        path: of the imagined rows.
+        real: dataset beside which they are put.
+        levels: of its rows.
+    """
+    found: dict[str, float] = {}
+    for kind, opened in (("real", subset(real, levels=levels)), ("imagined", open_dataset(path))):
+        with opened as data:
+            assert data.rewards is not None
+            rows = ~data.timeouts[:]
+            for name, column in (("reward", data.rewards), ("terminals", data.terminals)):
+                found[f"{name}_{kind}"] = float(column[:][rows].mean())
+    return found
+
+
 def world_seconds(path: Path) -> dict[str, float]:
     """Seconds of the training of the world behind imagined rows, and of its heads, by the clock, as their file tells it."""
     with open_dataset(path) as data:

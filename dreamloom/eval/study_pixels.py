@@ -29,7 +29,7 @@ from dreamloom.datasets.subset import overlap, subset
 from dreamloom.eval.arms import Arm
 from dreamloom.eval.procgen import play_procgen, recorded_in
 from dreamloom.eval.study_cells import claimed, clock, compute_device
-from dreamloom.eval.study_imagined import imagined_rows, world_seconds
+from dreamloom.eval.study_imagined import imagined_rows, rates, world_seconds
 from dreamloom.eval.study_latents import Players, with_heads
 
 if TYPE_CHECKING:
@@ -146,7 +146,10 @@ def measure_pixels(study: "Study", out: Path, environment: str, learner: str, na
     agent, shared = _learner(study, out, environment, learner, arm, buffer)
     prepared = clock()
     made = (with_heads if arm.heads else _from_frames)(study, learner, arm, agent, buffer)
-    made.seconds |= world_seconds(pixels.imagined[environment]) if arm.imagined else {}
+    if arm.imagined:
+        dreamt = pixels.imagined[environment]
+        made.seconds |= world_seconds(dreamt)
+        made.notes["imagined"] = rates(dreamt, study.environments[environment], arm.levels or pixels.levels)
     trained = clock()
     seen, unseen = (_returns(study, environment, made.agents, levels) for levels in (pixels.levels, pixels.test))
     evaluated = clock()

@@ -130,6 +130,8 @@ class AgentPolicy:
 class _AgentActor:
     def __init__(self, agent: Agent, stack: int, batch: Batch):
         self.agent, self.player = agent, agent.player(len(batch.numbers))
+        if getattr(agent, "drawn", False):  # what is drawn would hang on who is rolled out beside
+            self.player = lambda observations, rewards, playing: agent.act(observations)
         self.limits = np.full(len(batch.numbers), batch.steps)
         before = batch.prompts[:, :-1][:, max(0, batch.prompts.shape[1] - 1 - stack) :]
         first = batch.prompts[:, :1].expand(-1, stack - before.shape[1], -1, -1, -1)
