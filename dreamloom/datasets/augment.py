@@ -89,8 +89,9 @@ class Augment(nn.Module, Buildable):
         Raises:
             ValueError: an action would change its meaning, and it is not known what to.
         """
-        changed = self.pairs(s[None], s_next[None], actions[None], [generator], [member])
-        return changed[0][0], changed[1][0], changed[2][0]
+        changed, following, renamed = self.pairs(s[None], s_next[None], actions[None], [generator], [member])
+        assert following is not None
+        return changed[0], following[0], renamed[0]
 
     def pairs(
         self,

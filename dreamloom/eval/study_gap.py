@@ -75,7 +75,8 @@ def with_gaps(study: dict[str, Any]) -> dict[str, Any]:
         cells = {name: learners[learner] for name, learners in results.items() if learner in learners}
         tables = {name: {arm: played(name, cell) for arm, cell in found.items()} for name, found in cells.items()}
         for arm in arms:
-            arms[arm]["gaps"] = gap_figures(*([table[one] for table in tables.values()] for one in (arm, baseline)))
+            mine, theirs = ([table[one] for table in tables.values()] for one in (arm, baseline))
+            arms[arm]["gaps"] = gap_figures(mine, theirs)
         for name, found in cells.items():
             for arm, cell in found.items():
                 cell["gaps"] = gap_figures([tables[name][arm]], [tables[name][baseline]])
