@@ -1,7 +1,7 @@
 """Steps that a CUDA graph repeats: all of a step's kernels are launched at once, without Python between them.
 
-Small networks leave a GPU waiting for the next launch; a graph of the whole step (draw, forward, backward, optimizer) takes that
-away and computes the same numbers.
+Small networks leave a GPU waiting for the next launch; a graph of the whole step (draw, forward, backward, optimizer) takes
+that away and computes the same numbers.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,8 +17,8 @@ _WARM_UP = 3  # plain runs before the recording: libraries choose kernels, optim
 class Replay(Generic[Result]):
     """A function of tensors that stay where they are, replayed from its fourth call on.
 
-    What the function reads and writes is looked up once, when it is recorded; Python in it does not run again. Generators may be
-    seeded anew between calls. Results are overwritten by the next call.
+    What the function reads and writes is looked up once, when it is recorded; Python in it does not run again. Generators may
+    be seeded anew between calls. Results are overwritten by the next call.
 
     Args:
         function: without arguments and host synchronisation; each call does what it says once.

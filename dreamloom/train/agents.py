@@ -10,7 +10,6 @@ from torch.utils.data import Dataset
 
 from dreamloom.agents.agent import Agent, load_agent
 from dreamloom.agents.buffer import Buffer
-from dreamloom.agents.frames import FrameBuffer
 from dreamloom.agents.training import Updates
 from dreamloom.agents.vision import Combination, Latents
 from dreamloom.datasets.store import open_dataset
