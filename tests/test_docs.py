@@ -3,8 +3,11 @@
 A new page or example needs an entry here, be it an empty one.
 """
 
+import inspect
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -157,6 +160,25 @@ def found_in(folder: str, pattern: str) -> set[str]:
 def test_every_page_and_example_is_run() -> None:
     assert found_in("docs", "*.md") == set(PAGES)
     assert found_in("examples", "*.py") - ELSEWHERE == set(EXAMPLES)
+
+
+def test_the_script_of_all_studies_names_what_is_there(tmp_path: Path) -> None:
+    shutil.copytree(pages.ROOT / "examples", tmp_path / "examples")
+    script = ["bash", "examples/studies_on_one_gpu.sh"]
+    told = subprocess.run(
+        script, cwd=tmp_path, env={**os.environ, "DREAMLOOM": "echo"}, capture_output=True, text=True, timeout=120
+    )
+    assert told.returncode == 0
+    assert "FAILED" not in told.stdout
+    commands = [shlex.split(line) for log in (tmp_path / "runs/logs").glob("*.log") for line in log.read_text().splitlines()]
+    assert len(commands) > 40
+    for words in commands:
+        verb = next(" ".join(words[:n]) for n in (2, 1) if " ".join(words[:n]) in cli.VERBS)
+        assert "-c" not in words or (pages.ROOT / words[words.index("-c") + 1]).is_file()
+        if "-c" not in words:
+            known = inspect.signature(cli._load(cli.VERBS[verb])).parameters
+            options = [word.removeprefix("--").replace("-", "_") for word in words if word.startswith("--")]
+            assert {option for option in options if option not in known and option.removeprefix("no_") not in known} == set()
 
 
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", *(f"docs/{name}" for name in PAGES)])
