@@ -53,7 +53,7 @@ synther() {
   job cheetah_top dl data convert data/cheetah.hdf5 --top-return 0.5 --to data/cheetah_top.hdf5
   job hopper_top dl data convert data/hopper.hdf5 --top-return 0.25 --to data/hopper_top.hdf5
   # Six upsamplers are fitted, one a process.
-  together synther 6 dl eval study -c recipes/studies/synther_halfcheetah.yaml --out reports/synther
+  together synther 6 dl eval study -c recipes/studies/paper_synther.yaml --out reports/synther
 }
 
 gap() {

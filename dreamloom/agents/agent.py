@@ -1,9 +1,8 @@
 """What all learners share: seeds side by side, statistics of the data, one optimizer, randomness by (seed, update)."""
 
-import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +24,6 @@ from dreamloom.nn.parts import load_part
 _AGENTS = ("bc.BC", "td3_bc.TD3BC", "drq_bc.DrQBC", "iql.IQL", "cql.CQL", "cql.DiscreteCQL", "bcq.BCQ", "edac.EDAC")
 _OTHERS = ("decision_transformer.DecisionTransformer", "vision.Vision", "vision.Latents")
 ALLOWED = ENCODERS | {f"dreamloom.agents.{name}" for name in (*_AGENTS, *_OTHERS)}
-Network = TypeVar("Network", bound=nn.Module)
 Player = Callable[[Tensor, Tensor, Tensor], Tensor]
 _GOLDEN = 0x9E3779B1  # odd and far from any ratio of small numbers: seeds stay apart by millions of updates
 
@@ -91,7 +89,7 @@ class Agent(nn.Module, Buildable):
 
     def draw(self, buffer: Buffer | FrameBuffer, batch_size: int) -> Any:
         """A batch of the next update."""
-        self.turn(buffer)
+        self._turn(buffer)
         return self.batch(buffer, batch_size, self.streams())
 
     def batch(self, buffer: Buffer | FrameBuffer, batch_size: int, generators: Sequence[torch.Generator]) -> Any:
@@ -100,8 +98,8 @@ class Agent(nn.Module, Buildable):
             return buffer.sample(batch_size, generators, ahead=self.looks_ahead)
         return buffer.sample(batch_size, generators)
 
-    def turn(self, buffer: Buffer | FrameBuffer) -> None:
-        """Before a batch is drawn: a bandit among the augmentations is told what its choice has led to."""
+    def _turn(self, buffer: Buffer | FrameBuffer) -> None:
+        # A bandit among the augmentations is told what its choice has led to.
         if isinstance(buffer, FrameBuffer) and isinstance(buffer.augment, UCBDrAC):
             bandit, judge = buffer.augment, buffer.judge
             assert judge is not None
@@ -334,11 +332,6 @@ class Agent(nn.Module, Buildable):
     def device(self) -> torch.device:
         """Where the agents are."""
         return self.observation_mean.device
-
-
-def target(network: Network) -> Network:
-    """A copy that follows a network by `Agent.track` and is never trained itself."""
-    return copy.deepcopy(network).requires_grad_(False)
 
 
 def load_agent(path: str | Path) -> Agent:

@@ -8,10 +8,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import smooth_l1_loss
 
-from dreamloom.agents.agent import Agent, target
+from dreamloom.agents.agent import Agent
 from dreamloom.agents.buffer import Batch
 from dreamloom.agents.frames import PixelBatch
-from dreamloom.agents.networks import Categorical, DiscreteCritics, Precision
+from dreamloom.agents.networks import Categorical, DiscreteCritics, Precision, target
 from dreamloom.agents.vision import Latents, Vision
 
 

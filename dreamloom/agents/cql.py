@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dreamloom.agents.agent import Agent, target
+from dreamloom.agents.agent import Agent
 from dreamloom.agents.buffer import Batch
 from dreamloom.agents.frames import PixelBatch
-from dreamloom.agents.networks import Critics, DiscreteCritics, Precision, of_action
+from dreamloom.agents.networks import Critics, DiscreteCritics, Precision, of_action, target
 from dreamloom.agents.sac import TanhGaussian, Temperature
 from dreamloom.agents.vision import Latents, Vision
 

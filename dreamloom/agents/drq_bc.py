@@ -8,8 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dreamloom.agents.agent import target
-from dreamloom.agents.networks import Actor, Critics, Precision
+from dreamloom.agents.networks import Actor, Critics, Precision, target
 from dreamloom.agents.td3_bc import TD3BC
 from dreamloom.agents.vision import Latents, Vision
 

@@ -5,10 +5,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dreamloom.agents.agent import Agent, target
+from dreamloom.agents.agent import Agent
 from dreamloom.agents.buffer import Batch
 from dreamloom.agents.frames import PixelBatch
-from dreamloom.agents.networks import Critics, Precision
+from dreamloom.agents.networks import Critics, Precision, target
 from dreamloom.agents.sac import TanhGaussian, Temperature
 
 

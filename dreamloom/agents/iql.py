@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from dreamloom.agents.agent import Agent, target
+from dreamloom.agents.agent import Agent
 from dreamloom.agents.buffer import Batch
 from dreamloom.agents.frames import PixelBatch
-from dreamloom.agents.networks import Actor, Categorical, Critics, DiscreteCritics, Precision, Values
+from dreamloom.agents.networks import Actor, Categorical, Critics, DiscreteCritics, Precision, Values, target
 from dreamloom.agents.vision import Latents, Vision
 from dreamloom.nn.graphs import set_rate
 

@@ -3,15 +3,17 @@
 Axes: s seeds, e members of an ensemble, b rows of a batch, o observation, a action, k discrete actions.
 """
 
+import copy
 import itertools
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 Precision = Literal["float32", "bfloat16"]
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class MLP(nn.Module):
@@ -204,3 +206,8 @@ class Categorical(MLP):
 def of_action(table: Float[Tensor, "*n k"], a: Int[Tensor, "*n"]) -> Float[Tensor, "*n"]:
     """Of numbers for every action those of one action a row."""
     return table.gather(-1, a[..., None]).squeeze(-1)
+
+
+def target(network: Network) -> Network:
+    """A copy that follows a network by `Agent.track` and is never trained itself."""
+    return copy.deepcopy(network).requires_grad_(False)
