@@ -22,6 +22,7 @@ from dreamloom.eval.labelers import (
     clips,
     dictionary,
     followed,
+    inferred,
     inverse_labels,
     labelled_episodes,
     latent_labels,
@@ -205,15 +206,20 @@ def test_rows_with_a_frame_after_them_and_clips_stay_within_an_episode(frames: F
     assert torch.equal(seen[2], frames.stacked(start + 2)[0])
 
 
+def latent(frames: FrameBuffer, model: LatentActions, seeds: list[int], arm: Arm, stride: int) -> Labelled:
+    labels = inferred(frames, model, stride=stride, clip=2)
+    return latent_labels(frames, labels, seeds, (model.actions, 15), stride=stride, arm=arm)
+
+
 def test_latent_labels_are_what_the_model_infers_and_see_no_action_but_the_labelled(frames: FrameBuffer) -> None:
     model = tiny_model()
-    told = latent_labels(frames, 15, [0, 1], model, stride=2, clip=2, arm=Arm("latent", 200))
+    told = latent(frames, model, [0, 1], Arm("latent", 200), stride=2)
     row = int(told.rows[0][7])
     pair = torch.stack([frames.stacked(torch.tensor([i]))[0] for i in (row, row + 2)])[None]
     assert int(told.labels[0, row]) == int(model.infer(pair.float() / 255))
     blind = FrameBuffer("fruitbot.hdf5")
     blind.episodes = blind.episodes._replace(actions=torch.zeros_like(blind.episodes.actions))
-    again = latent_labels(blind, 15, [0, 1], model, stride=2, clip=2, arm=Arm("latent", 200))
+    again = latent(blind, model, [0, 1], Arm("latent", 200), stride=2)
     assert torch.equal(told.labels, again.labels)
     assert not torch.equal(told.table, again.table)
     assert not torch.equal(told.table[0], told.table[1]), "each seed has its own draw"
@@ -298,8 +304,7 @@ def test_labels_on_a_gpu_are_those_of_the_cpu() -> None:
     model = tiny_model()
     arm = Arm("latent", 50)
     told = [
-        latent_labels(FrameBuffer("fruitbot.hdf5", device=device), 15, [0], model.to(device), stride=1, clip=2, arm=arm)
-        for device in ("cpu", "cuda")
+        latent(FrameBuffer("fruitbot.hdf5", device=device), model.to(device), [0], arm, stride=1) for device in ("cpu", "cuda")
     ]
     assert (told[0].labels == told[1].labels.cpu()).float().mean() > 0.99
     assert [len(rows) for rows in told[0].rows] == [len(rows) for rows in told[1].rows]

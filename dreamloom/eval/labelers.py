@@ -121,29 +121,41 @@ def no_labels(frames: FrameBuffer, actions: int, seeds: Sequence[int]) -> Labell
 
 
 @torch.no_grad()
-def latent_labels(
-    frames: FrameBuffer, actions: int, seeds: Sequence[int], model: LatentActions, *, stride: int, clip: int, arm: Labels
-) -> Labelled:
-    """Latent actions, and a dictionary of them from a few labelled rows.
+def inferred(frames: FrameBuffer, model: LatentActions, *, stride: int, clip: int) -> Int[Tensor, "n"]:
+    """The latent action of each row: what happens until the row `stride` later; 0 where no such row follows.
 
     Args:
-        frames: whose actions are looked at in these rows alone.
-        actions: how many true ones there are.
-        seeds: of the draws of labelled rows.
+        frames: the clips.
         model: on the frames' device.
-        stride: rows from one frame that the model sees to the next; a row's label is what happens until the row `stride` later.
-        clip: frames that it sees, that one included.
-        arm: how many rows are labelled, and what the dictionary says.
+        stride: rows from one frame that the model sees to the next.
+        clip: frames that it sees, the later one included.
     """
     rows = followed(frames, stride)
     before = range(-(clip - 2) * stride, stride + 1, stride)
     found = [model.infer(clips(frames, part, before).float() / 255)[:, -1] for part in rows.split(_CHUNK)]
     labels = torch.zeros(len(frames.episodes.frames), dtype=torch.long, device=frames.device)
     labels[rows] = torch.cat(found)
+    return labels
+
+
+def latent_labels(
+    frames: FrameBuffer, labels: Int[Tensor, "n"], seeds: Sequence[int], sizes: tuple[int, int], *, stride: int, arm: Labels
+) -> Labelled:
+    """Latent actions, and a dictionary of them from a few labelled rows.
+
+    Args:
+        frames: whose actions are looked at in these rows alone.
+        labels: the latent action of each row.
+        seeds: of the draws of labelled rows.
+        sizes: how many latent and how many true actions there are.
+        stride: rows until the one that a label tells of.
+        arm: how many rows are labelled, and what the dictionary says.
+    """
+    rows = followed(frames, stride)
     tables = []
     for seed in seeds:
         few = _few(rows, arm.samples or 1, seed)
-        tables.append(dictionary(labels[few], frames.episodes.actions[few], (model.actions, actions), drawn=arm.drawn))
+        tables.append(dictionary(labels[few], frames.episodes.actions[few], sizes, drawn=arm.drawn))
     return Labelled(labels.expand(len(seeds), -1), [rows] * len(seeds), torch.stack(tables))
 
 

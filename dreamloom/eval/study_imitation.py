@@ -5,7 +5,7 @@ eval/labelers.py. They share levels, test episodes and the number of updates.
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,7 @@ from dreamloom.eval.imitation_report import write_imitation
 from dreamloom.eval.labelers import (
     Labelled,
     Labels,
+    inferred,
     inverse_labels,
     latent_labels,
     load_latent_actions,
@@ -142,15 +143,12 @@ def eval_imitation(*arguments: str) -> None:
 
 def measure(study: Imitation, out: Path, environment: str, learner: str, name: str) -> dict[str, Any]:
     """One cell: labels the clips, trains all seeds of a learner on the labels and lets them act on levels seen and unseen."""
-    arm = study.arms[name]
     frames = _clips(study, environment)
-    began = clock()
-    labelled = _labelled(study, learner, arm, frames)
-    labelled_at = clock()
+    labelled, labelling = _labelled(study, out, (environment, learner, name), frames)
     agent, trained = _policy(study, out, (environment, learner, name), frames, labelled)
     began_to_play = clock()
     seen, unseen = (_solved(study, environment, agent, labelled, levels) for levels in (study.levels, study.test))
-    seconds = {"label": labelled_at - began, "train": trained, "evaluate": clock() - began_to_play}
+    seconds = {"label": labelling, "train": trained, "evaluate": clock() - began_to_play}
     return {
         **unseen,
         "train": seen,
@@ -171,18 +169,37 @@ def _clips(study: Imitation, environment: str) -> FrameBuffer:
     return frames
 
 
-def _labelled(study: Imitation, learner: str, arm: Labels, frames: FrameBuffer) -> Labelled:
+def _labelled(study: Imitation, out: Path, cell: tuple[str, str, str], frames: FrameBuffer) -> tuple[Labelled, float]:
+    """The labels of an arm, and the seconds that they took; arms of latent actions share these, which are inferred once."""
+    environment, learner, name = cell
+    arm, began, count = study.arms[name], clock(), len(ACTION_NAMES)
     seeds = range(study.seed, study.seed + study.learners[learner].seeds)
-    count = len(ACTION_NAMES)
-    if arm.by == "true":
-        return true_labels(frames, count, seeds, arm.samples)
-    if arm.by == "random":
-        return no_labels(frames, count, seeds)
     if arm.by == "latent":
         model = load_latent_actions(study.latent_actions).to(frames.device)
-        return latent_labels(frames, count, seeds, model, stride=study.stride, clip=study.clip, arm=arm)
-    settings: dict[str, Any] = {"steps": study.inverse_steps, "batch": study.batch_size, "sure": arm.sure}
-    return inverse_labels(frames, count, seeds, share=study.share, members=study.members, **settings)
+        settings: dict[str, Any] = {"stride": study.stride, "clip": study.clip}
+        kept = _kept(out / "labels" / f"{environment}.pt", frames, lambda: {"labels": inferred(frames, model, **settings)})
+        sizes = model.actions, count
+        return latent_labels(frames, kept["labels"], seeds, sizes, stride=study.stride, arm=arm), float(kept["seconds"])
+    if arm.by == "true":
+        labelled = true_labels(frames, count, seeds, arm.samples)
+    elif arm.by == "random":
+        labelled = no_labels(frames, count, seeds)
+    else:
+        settings = {"steps": study.inverse_steps, "batch": study.batch_size, "sure": arm.sure}
+        labelled = inverse_labels(frames, count, seeds, share=study.share, members=study.members, **settings)
+    return labelled, clock() - began
+
+
+def _kept(path: Path, frames: FrameBuffer, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What several arms share, with the `seconds` that it took: made by the first that asks, then read."""
+    with claimed(path, wait=True):
+        if not path.exists():
+            began = clock()
+            state = make()
+            with atomic_path(path) as temporary:
+                torch.save({**state, "seconds": clock() - began}, temporary)
+    found: dict[str, Any] = torch.load(path, map_location=frames.device, weights_only=True)
+    return found
 
 
 def _policy(
@@ -197,15 +214,13 @@ def _policy(
     agent.to(frames.device)
     if arm.by == "random":
         return agent, 0.0
-    path = out / "learners" / f"{environment}--{learner}--{'latent' if arm.by == 'latent' else name}.pt"
-    with claimed(path, wait=True):
-        if not path.exists():
-            began = clock()
-            train(agent, buffer, updates=study.updates, batch_size=study.batch_size, seed=study.seed)
-            state = {"agent": agent.state_dict(), "seconds": clock() - began}
-            with atomic_path(path) as temporary:
-                torch.save(state, temporary)
-    state = torch.load(path, map_location=frames.device, weights_only=True)
+
+    def trained() -> dict[str, Any]:
+        train(agent, buffer, updates=study.updates, batch_size=study.batch_size, seed=study.seed)
+        return {"agent": agent.state_dict()}
+
+    words = f"{environment}--{learner}--{'latent' if arm.by == 'latent' else name}"
+    state = _kept(out / "learners" / f"{words}.pt", frames, trained)
     agent.load_state_dict(state["agent"])
     return agent, float(state["seconds"])
 
