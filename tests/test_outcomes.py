@@ -191,6 +191,12 @@ def test_bundles_keep_outcomes(trained: Path, tmp_path: Path) -> None:
         assert torch.equal(copy(seen(torch.arange(8))).rewards, model(seen(torch.arange(8))).rewards)
 
 
+def test_heads_of_other_actions_are_not_bundled(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="trained on"):
+        save_bundle(genie(), tmp_path / "world", outcomes=heads(actions=5))
+    assert not (tmp_path / "world").exists()
+
+
 def test_what_does_not_fit_is_told(trained: Path) -> None:
     with pytest.raises(ValueError, match="stacks"):
         judged(WalkWorld(), Outcomes(Impala((6, 16, 16))))

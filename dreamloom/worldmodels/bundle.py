@@ -142,8 +142,14 @@ def save_bundle(
     notes: str = "",
     outcomes: Outcomes | None = None,
 ) -> None:
-    """Writes a world as a folder, with heads for rewards and endings; an old one is replaced when the new one is whole."""
+    """Writes a world as a folder, with heads for rewards and endings; an old one is replaced when the new one is whole.
+
+    Raises:
+        ValueError: the heads are for other frames or other actions.
+    """
     folder = Path(folder)
+    if outcomes:
+        judged(world, outcomes)  # what cannot be loaded is not written
     half = precision == "float16"
     weights = {k: (v.half() if half and v.is_floating_point() else v).contiguous().cpu() for k, v in world.state_dict().items()}
     payload = save(weights)
