@@ -1,5 +1,6 @@
 """Every recipe, world, agent and study runs on a GPU: a few real steps each, at the recipe's own size; skipped elsewhere."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -121,20 +122,22 @@ def test_worlds_of_tokens_train_on_a_gpu(here: Path) -> None:
 def test_graphs_compute_the_loss_that_plain_calls_compute() -> None:
     torch.manual_seed(0)
     small = {"size": 8, "patch": 4, "width": 16, "heads": 2, "encoder_depth": 1, "decoder_depth": 1}
-    model = Tokenizer(FSQ(16, [5, 5]), **small).cuda()
+    plain = Tokenizer(FSQ(16, [5, 5]), **small).cuda()
+    model = copy.deepcopy(plain)  # a model that took plain backward passes before cannot be recorded
     graphed = GraphedLoss(model)
     for _ in range(3):
         frames, found = torch.rand(2, 3, 3, 8, 8, device="cuda"), []
-        for compute in (model.loss, graphed):
-            model.zero_grad()
+        for compute, weights in ((plain.loss, plain), (graphed, model)):
+            weights.zero_grad()
             loss, metrics = compute(frames)
             loss.backward()
-            found.append([loss.detach(), metrics["psnr"], *(parameter.grad.clone() for parameter in model.parameters())])
-        for plain, repeated in zip(*found, strict=True):
-            torch.testing.assert_close(repeated, plain, atol=1e-4, rtol=1e-3)
+            found.append([loss.detach(), metrics["psnr"], *(parameter.grad.clone() for parameter in weights.parameters())])
+        for one, other in zip(*found, strict=True):
+            torch.testing.assert_close(other, one, atol=1e-4, rtol=1e-3)
         with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.add_(0.01 * torch.randn_like(parameter))  # a graph reads the weights of now
+            for one, other in zip(plain.parameters(), model.parameters(), strict=True):
+                one.add_(0.01 * torch.randn_like(one))
+                other.copy_(one)  # a graph reads the weights of now
 
 
 def test_graphs_draw_anew_in_each_step() -> None:
