@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# All studies of docs/, from recordings to reports, side by side on one GPU and 16 cores. Not run to its end yet: by the speed of
-# its parts on an H200 it should take ten minutes to a quarter of an hour. What is finished is not made again, so it can be killed.
+# All studies of docs/, from recordings to reports, side by side on one GPU and 16 cores. Not run to its end yet: the GPU is what
+# they wait for, and by the speed of its parts on an H200 all take about half an hour. What is finished is not made again, so it
+# can be killed. NVIDIA's multi-process service (nvidia-cuda-mps-control -d, before) lets processes compute at the same time.
 #
 #   bash examples/studies_on_one_gpu.sh                  everything
 #   bash examples/studies_on_one_gpu.sh synther worlds   parts: synther gap imagination imitation worlds
@@ -38,13 +39,18 @@ after() { # jobs...: waits for their ends
   for name in "$@"; do until [ -e "$LOGS/$name.ok" ] || [ -e "$LOGS/$name.failed" ]; do sleep 0.5; done; done
 }
 
-# Agents that learn from scratch, each recording what it sees and leaving ten of its stages behind.
+# Agents that learn from scratch, leaving ten of their stages behind.
 learn() { # name game words...
   local name=$1 game=$2
   shift 2
-  job "learn_$name" dl collect procgen --game "$game" --policy ppo --network impala --device "$DEVICE" --num-threads 2 --seed 5 "$@" --out "data/$name.hdf5"
+  job "learn_$name" dl collect procgen --game "$game" --policy ppo --network impala --device "$DEVICE" --num-threads 2 --seed 5 \
+    --steps 9600 "$@" --out "data/$name.learning.hdf5"
 }
-learn_game() { learn "$1" "$1" --levels 0:1000 --steps 249600 --train-steps 499200 --segment 390; }
+learn_game() {
+  learn "$1" "$1" --levels 0:1000 --train-steps 1497600 --segment 2340
+  job "record_$1" dl collect procgen --game "$1" --levels 0:1000 --policy ppo --agent "data/$1.learning.agents" --quality expert --device "$DEVICE" \
+    --steps 250000 --num-envs 160 --segment 800 --num-threads 2 --seed 5 --out "data/$1.hdf5"
+}
 
 synther() {
   job cheetah dl collect mujoco --env HalfCheetah-v5 --steps 200000 --updates-per-step 0.25 --learning-rate 0.001 --out data/cheetah.hdf5 &
@@ -53,16 +59,16 @@ synther() {
   job cheetah_top dl data convert data/cheetah.hdf5 --top-return 0.5 --to data/cheetah_top.hdf5
   job hopper_top dl data convert data/hopper.hdf5 --top-return 0.25 --to data/hopper_top.hdf5
   # Six upsamplers are fitted, one a process.
-  together synther 6 dl eval study -c recipes/studies/paper_synther.yaml --out reports/synther
+  together synther 6 dl eval study -c recipes/studies/synther_gpu.yaml --out reports/synther
 }
 
 gap() {
   local chosen
-  after learn_coinrun learn_fruitbot
-  together tuning 5 dl eval study -c recipes/studies/procgen_tuning.yaml --out reports/procgen_tuning
+  after record_coinrun record_fruitbot
+  together tuning 8 dl eval study -c recipes/studies/procgen_tuning.yaml --out reports/procgen_tuning
   chosen=$(sed -n 's/^best: //p' <<< "$(best)")
-  after learn_starpilot learn_miner
-  together gap 6 dl eval study -c recipes/studies/procgen_gap.yaml --pixels.augment "$chosen" --out reports/procgen_gap
+  after record_starpilot record_miner
+  together gap 10 dl eval study -c recipes/studies/procgen_gap.yaml --pixels.augment "$chosen" --out reports/procgen_gap
 }
 best() { # of the tuned augmentations, by the rule in the recipe's header
   python3 -c "
@@ -75,12 +81,12 @@ print('best:', max(arms, key=lambda name: arms[name]['gaps']['test']['mean']))" 
 last() { ls -t "runs/$1/$2"/version_*/checkpoints/last.ckpt 2> /dev/null | head -1; }  # game, recipe: the newest checkpoint
 imagined_in() { # game: a world of its training levels, rows that are imagined in it, and whether it ranks agents
   local game=$1 settings
-  after "learn_$game"
-  job "mixed_$game" dl collect procgen --game "$game" --levels 0:200 --policy ppo --agent "data/$game.agents" --quality mixed --device "$DEVICE" \
+  after "record_$game"
+  job "mixed_$game" dl collect procgen --game "$game" --levels 0:200 --policy ppo --agent "data/$game.learning.agents" --quality mixed --device "$DEVICE" \
     --steps 64000 --num-envs 80 --segment 400 --num-threads 1 --out "data/${game}_mixed.hdf5"
   settings="--data.path data/${game}_mixed.hdf5 --trainer.default_root_dir runs/$game --trainer.enable_progress_bar false"
   job "world_$game" dl fit -c recipes/coinrun/diffusion_world.yaml $settings --data.stride 1 --data.residence device --data.batch_size 64 \
-    --trainer.max_steps=-1 --trainer.max_time 00:00:01:40 --trainer.benchmark true &
+    --trainer.max_steps=-1 --trainer.max_time 00:00:03:20 --trainer.benchmark true --model.graphs true &
   job "heads_$game" dl fit -c recipes/coinrun/outcomes.yaml $settings --data.stride 1 --data.batch_size 256 --data.residence device \
     --model.model.init_args.actions 15 --trainer.max_steps=-1 --trainer.max_time 00:00:00:30
   job "policy_$game" dl fit -c recipes/pixels/coinrun/cql.yaml $settings --model.model.init_args.seeds 3 --trainer.max_steps 150 \
@@ -89,7 +95,7 @@ imagined_in() { # game: a world of its training levels, rows that are imagined i
   job "rows_$game" dl synthesize "$(last "$game" coinrun/diffusion_world)" --policy "$(last "$game" pixels/coinrun/cql)" \
     --starts "data/${game}_mixed.hdf5" --outcomes "$(last "$game" coinrun/outcomes)" --n 60000 --horizon 10 --batch-size 512 --out "data/imagined_$game"
   job "rank_$game" dl eval imagination "$(last "$game" coinrun/diffusion_world)" --outcomes "$(last "$game" coinrun/outcomes)" \
-    --agents "data/$game.agents" --levels 0:200 --out "reports/imagination_$game"
+    --agents "data/$game.learning.agents" --levels 0:200 --out "reports/imagination_$game"
 }
 imagination() {
   imagined_in coinrun & imagined_in fruitbot &
@@ -98,8 +104,8 @@ imagination() {
 }
 
 imitation() {
-  learn coinrun_plain coinrun --levels 0:100 --restrict-themes --no-use-backgrounds --steps 160000 --train-steps 480000 --segment 250
-  job expert dl collect procgen --game coinrun --levels 0:100 --policy ppo --agent data/coinrun_plain.agents --quality expert --device "$DEVICE" \
+  learn coinrun_plain coinrun --levels 0:100 --restrict-themes --no-use-backgrounds --train-steps 480000 --segment 750
+  job expert dl collect procgen --game coinrun --levels 0:100 --policy ppo --agent data/coinrun_plain.learning.agents --quality expert --device "$DEVICE" \
     --steps 50000 --restrict-themes --no-use-backgrounds --num-threads 1 --out data/coinrun_expert.hdf5
   together imitation 3 dl eval imitation -c recipes/studies/imitation.yaml --out reports/imitation
 }
