@@ -44,10 +44,10 @@ learn() { # name game words...
   local name=$1 game=$2
   shift 2
   job "learn_$name" dl collect procgen --game "$game" --policy ppo --network impala --device "$DEVICE" --num-threads 2 --seed 5 \
-    --steps 9600 "$@" --out "data/$name.learning.hdf5"
+    "$@" --out "data/$name.learning.hdf5"
 }
 learn_game() {
-  learn "$1" "$1" --levels 0:1000 --train-steps 1497600 --segment 2340
+  learn "$1" "$1" --levels 0:1000 --steps 249600 --train-steps 1248000 --segment 390
   job "record_$1" dl collect procgen --game "$1" --levels 0:1000 --policy ppo --agent "data/$1.learning.agents" --quality expert --device "$DEVICE" \
     --steps 250000 --num-envs 160 --segment 800 --num-threads 2 --seed 5 --out "data/$1.hdf5"
 }
@@ -104,7 +104,7 @@ imagination() {
 }
 
 imitation() {
-  learn coinrun_plain coinrun --levels 0:100 --restrict-themes --no-use-backgrounds --train-steps 480000 --segment 750
+  learn coinrun_plain coinrun --levels 0:100 --restrict-themes --no-use-backgrounds --steps 160000 --train-steps 480000 --segment 250
   job expert dl collect procgen --game coinrun --levels 0:100 --policy ppo --agent data/coinrun_plain.learning.agents --quality expert --device "$DEVICE" \
     --steps 50000 --restrict-themes --no-use-backgrounds --num-threads 1 --out data/coinrun_expert.hdf5
   together imitation 3 dl eval imitation -c recipes/studies/imitation.yaml --out reports/imitation
