@@ -178,6 +178,38 @@ def test_it_learns_a_world_that_is_known() -> None:
     assert right["another"] < 0.1
 
 
+def test_noise_on_past_frames_in_training_takes_noise_away_in_play() -> None:
+    """A still scene, of which the change is diffused: it stays as noisy as it begins, or grows clean."""
+    errors = []
+    for context_noise in (0.0, 0.3):
+        torch.manual_seed(0)
+        settings: dict[str, Any] = {
+            "size": 8,
+            "context": 2,
+            "widths": [32],
+            "depth": 1,
+            "fold": 2,
+            "condition": 64,
+            "change": True,
+        }
+        model = NextFrameDenoiser(4, **settings, context_noise=context_noise)
+        optimizer, random = torch.optim.AdamW(model.parameters(), lr=2e-3), torch.Generator().manual_seed(0)
+        for _ in range(100):
+            frames, actions = square_clips(32, 3, random)
+            loss, _ = model.loss(frames[:, :1].expand_as(frames), actions, random)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        still = square_clips(64, 3, random)[0][:, :1].expand(-1, 2, -1, -1, -1)
+        noisy = (still + 0.1 * torch.randn(still.shape, generator=random)).clamp(0, 1)
+        world = DiffusionWorld(model.eval())
+        state = world.reset((noisy * 255).to(torch.uint8))
+        for _ in range(3):
+            state, _ = world.step(state, 0, torch.Generator().manual_seed(0))
+        errors.append((state.frame / 255 - still[:, 0]).square().mean().item())
+    assert errors[1] < 0.5 * errors[0], errors
+
+
 def test_what_does_not_fit_is_told() -> None:
     with pytest.raises(ValueError, match="divide condition"):
         NextFrameDenoiser(4, context=3, condition=64)

@@ -50,6 +50,9 @@ class NextFrameDenoiser(nn.Module, Buildable):
         P_mean: mean of ln sigma in training.
         P_std: standard deviation of ln sigma in training.
         forget: share of training clips whose oldest frames are hidden, and of those whose oldest actions are.
+        context_noise: largest standard deviation of noise on past frames in training, each clip's another one, so that a world
+            takes its own errors away instead of adding to them (after Valevski et al. 2024, GameNGen, who tell the network
+            how much). 0 is the paper's.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class NextFrameDenoiser(nn.Module, Buildable):
         P_mean: float = -0.4,
         P_std: float = 1.2,
         forget: float = 0.1,
+        context_noise: float = 0.0,
     ):
         super().__init__()
         if context < 1 or condition % context:
@@ -78,7 +82,7 @@ class NextFrameDenoiser(nn.Module, Buildable):
             raise ValueError(f"size must be a multiple of {self.network.shrinks} (fold and levels), got {size}")
         self.actions, self.size, self.channels, self.context = actions, size, channels, context
         self.sigma_data, self.offset_noise, self.P_mean, self.P_std = sigma_data, offset_noise, P_mean, P_std
-        self.change, self.forget = change, forget
+        self.change, self.forget, self.context_noise = change, forget, context_noise
         self.action_in = nn.Embedding(actions + 1, condition // context)  # the last one stands for "no action"
         self.noise_in = NoiseEmbedding(condition, 64)
         self.mix = nn.Sequential(nn.SiLU(), nn.Linear(condition, condition))
@@ -131,6 +135,7 @@ class NextFrameDenoiser(nn.Module, Buildable):
         losses, errors = [], []
         for i in range(x.shape[1] - self.context):
             past, led = self._forgetful(x[:, i : i + self.context], actions[:, i : i + self.context], generator)
+            past = self._worn(past, generator) if self.context_noise else past
             loss, error, denoised = self._loss_of_one(x[:, i + self.context], past, led, generator)
             losses.append(loss)
             errors.append(error)
@@ -167,6 +172,11 @@ class NextFrameDenoiser(nn.Module, Buildable):
         place = torch.arange(t, device=device)
         seen = past[torch.arange(b, device=device)[:, None], place.maximum(hidden[0])]
         return seen, actions.masked_fill(place < hidden.amax(0), self.no_action)
+
+    def _worn(self, past: Past, generator: torch.Generator | None) -> Past:
+        """Past frames as they are after a while of play: noisy, a clip more and another less."""
+        levels = self.context_noise * torch.rand(len(past), 1, 1, 1, 1, generator=generator, device=past.device)
+        return (past + levels * torch.randn(past.shape, generator=generator, device=past.device)).clamp(-1, 1)
 
 
 @dataclass(frozen=True)
