@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -140,6 +141,31 @@ def test_kill_9_between_any_two_files_and_run_again_gives_the_same_bytes(checkpo
     synthesize(checkpoint, out=out, **SMALL)
     assert content(out) == content(whole)
     assert {name: (out / name).stat().st_mtime_ns for name in finished} == before, "finished shards are not made again"
+
+
+TERMINATED = """
+import os, signal, sys, torch
+from dreamloom.cli import main
+torch.set_num_threads(1)
+replace, renamed = os.replace, []
+def replacing(*names):
+    renamed.append(names)
+    if len(renamed) == 3:
+        os.kill(os.getpid(), signal.SIGTERM)
+    replace(*names)
+os.replace = replacing
+main(sys.argv[1:])
+"""
+
+
+def test_sigterm_ends_it_and_leaves_what_is_finished(checkpoint: Path, whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "terminated"
+    words = ["synthesize", str(checkpoint), "--out", str(out), *WORDS]
+    run = subprocess.run([sys.executable, "-c", TERMINATED, *words], capture_output=True, text=True, timeout=500)
+    assert run.returncode == 128 + signal.SIGTERM, run.stderr
+    assert {name for name in content(out) if not name.startswith(".")} == {"shard-00000.json", "shard-00000.hdf5"}
+    synthesize(checkpoint, out=out, **SMALL)
+    assert content(out) == content(whole)
 
 
 def test_another_batch_size_is_the_same_data_to_float_tolerance(checkpoint: Path, whole: Path, tmp_path: Path) -> None:

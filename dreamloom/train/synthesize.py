@@ -2,9 +2,12 @@
 
 import json
 import shutil
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -183,8 +186,22 @@ def _run(module: ShardGenerator, writer: ShardWriter, accelerator: str, devices:
             use_distributed_sampler=False,  # the plan says which rank makes which shard
             **silent,
         )
-        trainer.predict(module, return_predictions=False)
+        with _ends_at_sigterm():
+            trainer.predict(module, return_predictions=False)
     except MisconfigurationException as error:
         raise ValueError(str(error)) from error
     trainer.strategy.barrier()  # the index is written when the last rank is done
     return trainer
+
+
+@contextmanager
+def _ends_at_sigterm() -> Iterator[None]:
+    """SIGTERM ends the process; Lightning, which keeps a handler that is there, would only note it and generate on."""
+    ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if ours:
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
