@@ -58,7 +58,7 @@ synther() {
   wait
   job cheetah_top dl data convert data/cheetah.hdf5 --top-return 0.5 --to data/cheetah_top.hdf5
   job hopper_top dl data convert data/hopper.hdf5 --top-return 0.25 --to data/hopper_top.hdf5
-  together synther 6 dl eval study -c recipes/studies/synther_gpu.yaml --out reports/synther
+  together synther 6 dl eval study -c recipes/studies/synther_gpu.yaml --out reports/synther_gpu
   together tenth 6 dl eval study -c recipes/studies/synther_tenth.yaml --out reports/synther_tenth
 }
 
