@@ -8,6 +8,7 @@ import sys
 import threading
 from itertools import pairwise
 from pathlib import Path
+from typing import get_args
 
 import gymnasium
 import numpy as np
@@ -152,7 +153,7 @@ def test_an_environment_closes_while_cffi_is_busy_with_another():
         assert not closing.is_alive()
 
 
-@pytest.mark.parametrize("game", procgen.get_args(procgen.Game))
+@pytest.mark.parametrize("game", get_args(procgen.Game))
 def test_all_games_record(tmp_path, game):
     data = record(tmp_path / "a.hdf5", game=game, policy="scripted", mode="hard", steps=60)
     assert data.observations[:].std() > 1

@@ -99,7 +99,11 @@ SMALL_IMITATION = (
 PAGES = {
     "data.md": Page(
         prepare=lambda: pages.write_clips(Path("my_clips")),
-        shorter={r"--steps \d+": "--steps 200", "--learning-rate": "--learning-starts 190 --learning-rate"},
+        shorter={
+            r"--steps \d+": "--steps 200",
+            "--learning-rate": "--learning-starts 190 --learning-rate",
+            "0:200 --policy search": "0:3 --policy search --search-rounds 10",
+        },
         extra={"collect procgen": "--num-envs 2"},
         needs=("procgen", "ale_py", "av", "mujoco", "stable_baselines3", "minari"),
         check=episodes_as_the_comments_say,

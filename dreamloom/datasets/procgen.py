@@ -3,19 +3,17 @@
 import contextlib
 import io
 from concurrent.futures import Future
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from tqdm import tqdm
 
 from dreamloom import __version__
+from dreamloom.datasets.plans import plans_path
 from dreamloom.datasets.players import Part, Players
-from dreamloom.datasets.policies import Policy, parse_mixture, random, sticky
+from dreamloom.datasets.procgen_players import choose_players, require_choice
 from dreamloom.datasets.recorder import Column, Recorder, page_aligned, split_rows
-from dreamloom.datasets.scripted import scripted, stroll
-from dreamloom.datasets.shards import sha256
 
 Game = Literal[
     "bigfish", "bossfight", "caveflyer", "chaser", "climber", "coinrun", "dodgeball", "fruitbot",
@@ -53,6 +51,7 @@ def collect_procgen(
     train_steps: int | None = None,
     network: Literal["impala", "nature"] = "impala",
     device: str = "cpu",
+    search_rounds: int | None = None,
     seed: int = 0,
     use_backgrounds: bool = True,
     restrict_themes: bool = False,
@@ -72,6 +71,10 @@ def collect_procgen(
     hour on one; with --network nature about 600. Procgen's own agents saw 25 million. Ten agents along the way stay in a
     folder beside the file, OUT.agents, and with --agent FOLDER they record as they are.
 
+    With --policy search every level is solved beforehand by search in the simulator, no agent learns, and episodes are what was
+    found: the best plan, or one of its longer forerunners. One core takes 1 to 3 seconds a level. Plans stay in a file beside
+    the recording, OUT.plans.jsonl; a level without one is played by the scripted policy.
+
     Args:
         game: one of the 16 games.
         steps: rows to record.
@@ -79,7 +82,7 @@ def collect_procgen(
         levels: level seeds LO:HI, HI excluded; disjoint ranges make training and held-out sets.
         mode: Procgen's distribution mode.
         policy: random, sticky (holds actions), scripted (makes progress), stroll (walks to and fro on platforms),
-            ppo, module:callable, or a weighted list of these;
+            search (solves levels), ppo, module:callable, or a weighted list of these;
             each environment of a segment plays one of them. The callable is described in dreamloom/datasets/policies.py.
         agent: for policy ppo, an agent that learns no more: a file of OUT.agents, or that folder.
         quality: which agent of the folder: the one of the highest return, the one nearest to three quarters of it, or all of
@@ -87,6 +90,7 @@ def collect_procgen(
         train_steps: for policy ppo without agent, steps to learn from; more than are recorded are left out evenly.
         network: for policy ppo without agent: Procgen's own, or DQN's small one, 20 times as fast on a CPU.
         device: where PPO computes.
+        search_rounds: for policy search, rounds of 64 tries at the most in each level; 150 unless told.
         seed: fixes everything that is recorded.
         use_backgrounds: pictures behind the level, rather than black.
         restrict_themes: one look for all levels of a game.
@@ -100,6 +104,7 @@ def collect_procgen(
     Examples:
         dreamloom collect procgen --game coinrun --steps 1000000 --levels 0:10000 --out data/coinrun.hdf5
         dreamloom collect procgen --game ninja --steps 50000 --policy random --no-use-backgrounds --out data/ninja.hdf5
+        dreamloom collect procgen --game maze --levels 0:200 --policy search --steps 40000 --out data/maze.hdf5
         dreamloom collect procgen --game coinrun --levels 0:200 --policy ppo --steps 500000 --out data/mixed.hdf5
         dreamloom collect procgen --game coinrun --levels 0:200 --policy ppo --agent data/mixed.agents --steps 100000
             --out data/expert.hdf5
@@ -108,8 +113,8 @@ def collect_procgen(
         ValueError: an unknown game, an empty level range, an unknown policy, or `out` exists.
     """
     low, high = parse_levels(levels)
-    _require_choice("game", game, Game)
-    _require_choice("mode", mode, Literal["easy", "hard"])
+    require_choice("game", game, Game)
+    require_choice("mode", mode, Literal["easy", "hard"])
     for name, value in {"steps": steps, "num_envs": num_envs, "segment": segment}.items():
         if value < 1:
             raise ValueError(f"--{name} {value}: must be at least 1")
@@ -127,7 +132,8 @@ def collect_procgen(
     plan = {"steps": steps, "seed": seed, "num_envs": min(num_envs, max(1, steps // segment)), "segment": segment}
     settings = {"command": "collect procgen", "dreamloom": __version__, "levels": levels, "policy": policy, **plan}
     ppo: dict[str, Any] = {"agent": agent, "quality": quality, "train_steps": train_steps, "network": network}
-    players, told = _players(policy, game, plan, device=device, **ppo)
+    search = {"path": plans_path(out), "levels": range(low, high), "options": options, "seed": seed, "threads": num_threads}
+    players, told = choose_players(policy, game, plan, device=device, **ppo, search_rounds=search_rounds, search=search)
     attrs = {"game": game, "fps": FPS, "action_names": ACTION_NAMES, "policy_names": players.names}
     bounds = split_rows(steps, -(-steps // (plan["num_envs"] * segment)))
     with (
@@ -174,49 +180,6 @@ def parse_levels(levels: str) -> tuple[int, int]:
     if not (low.isdecimal() and high.isdecimal() and int(low) < int(high) < 2**31):
         raise ValueError(f"--levels {levels!r}: expected LO:HI with 0 <= LO < HI < 2^31, e.g. 0:10000")
     return int(low), int(high)
-
-
-def _require_choice(name: str, value: str, choices: Any) -> None:
-    if value not in get_args(choices):
-        raise ValueError(f"unknown {name} {value!r}: choose from {', '.join(get_args(choices))}")
-
-
-def _players(
-    policy: str,
-    game: Game,
-    plan: dict[str, int],
-    *,
-    agent: Path | None,
-    quality: Any,
-    train_steps: int | None,
-    network: Any,
-    device: str,
-) -> tuple[Players, dict[str, Any]]:
-    """Who plays, and the settings that tell of them."""
-    of_the_game: dict[str, Policy] = {"scripted": partial(scripted, game=game), "stroll": stroll}
-    learns = policy == "ppo" and agent is None
-    told: dict[str, Any] = {}
-    _require_choice("network", network, Literal["impala", "nature"])
-    if network != "impala" and not learns:
-        raise ValueError(f"--network {network}: goes with --policy ppo without --agent, which has its own")
-    if train_steps is not None and not (learns and train_steps >= plan["steps"]):
-        raise ValueError(f"--train-steps {train_steps}: goes with --policy ppo without --agent, and is at least --steps")
-    if learns:
-        from dreamloom.datasets.ppo_agents import Training
-
-        training = Training(plan, train_steps=train_steps or plan["steps"], device=device, network=network)
-        return training, training.settings
-    if agent is not None:
-        from dreamloom.datasets.ppo_agents import agent_files, frozen, named, notes
-
-        policy, files = named(agent_files(agent, quality), policy)
-        of_the_game |= {name: frozen(file, device=device) for name, file in files.items()}
-        agents = [{**notes(file), "file": file.name, "sha256": sha256(file)} for file in files.values()]
-        told = {"agent": agents[0], "device": device} if len(agents) == 1 else {"agents": agents, "device": device}
-    mixture = parse_mixture(policy, {"random": random, "sticky": sticky, **of_the_game})
-    if agent is not None and not any(name.startswith("ppo") for name in mixture.names):
-        raise ValueError(f"--agent {agent}: goes with --policy ppo, not {policy!r}")
-    return Players(mixture, plan["seed"], len(ACTION_NAMES)), told
 
 
 class _Segment:

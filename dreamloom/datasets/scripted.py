@@ -40,7 +40,12 @@ _PATIENCE = 3  # steps without a visible change before the policy counts itself 
 
 def scripted(lanes: int, action_space: gymnasium.Space, rng: np.random.Generator, *, game: str) -> Act:
     """Holds actions drawn by the game's taste; a lane whose picture stands still though it moves tries another one."""
-    return _holding(_TASTES.get(game, _EXPLORE), lanes, rng, jump=None)
+    return _holding(taste(game), lanes, rng, jump=None)
+
+
+def taste(game: str) -> Taste:
+    """The actions that get somewhere in a game, and how often each is drawn beside the others."""
+    return _TASTES.get(game, _EXPLORE)
 
 
 def stroll(lanes: int, action_space: gymnasium.Space, rng: np.random.Generator) -> Act:
