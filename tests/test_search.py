@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from dreamloom.datasets import plans as plans_module
 from dreamloom.datasets.plans import planned, plans_path, solve_levels
 from dreamloom.datasets.procgen import collect_procgen, make_procgen
-from dreamloom.datasets.search import Search, Simulator, Solution, _without_some, fingerprints
+from dreamloom.datasets.search import Search, Solution, _without_some
+from dreamloom.datasets.simulator import Simulator, fingerprints
 from dreamloom.datasets.store import open_dataset
 
 pytest.importorskip("procgen")
@@ -53,8 +54,7 @@ def test_plans_do_what_they_say_in_an_environment_of_their_own(recorded):
     found = solutions_of(recorded)
     assert sorted(found) == [0, 1, 2, 3]
     for one in found.values():
-        lengths = [len(plan) for plan in one.plans]
-        assert lengths == sorted(set(lengths), reverse=True), lengths
+        assert len({tuple(plan) for plan in one.plans}) == len(one.plans) > 5
         assert [returned("maze", one.level, plan) for plan in one.plans] == [one.gained] * len(one.plans)
         assert one.gained == 10
 
@@ -76,7 +76,7 @@ def test_every_whole_episode_is_one_of_its_levels_plans(recorded):
                 assert end - start in map(len, plans)
                 assert data.rewards[start:end].sum() == 10
         assert terminals.sum() > 5
-        assert any(len(lengths) > 1 for lengths in played.values()), "a level's longer plans are played too"
+        assert any(len(lengths) > 1 for lengths in played.values()), "variations are played too"
 
 
 @pytest.mark.parametrize(("game", "levels"), [("coinrun", range(3)), ("miner", range(2)), ("jumper", [1, 4])])
@@ -85,7 +85,7 @@ def test_other_games_are_solved_where_drawing_actions_is_not_enough(game, levels
     for level in levels:
         found = search.solve(level)
         assert found.gained >= 10, level
-        assert returned(game, level, found.plans[-1]) == found.gained
+        assert returned(game, level, found.plans[0]) == found.gained
     search.close()
 
 

@@ -11,7 +11,8 @@ import numpy as np
 from tqdm import tqdm
 
 from dreamloom.datasets.policies import Act, Policy
-from dreamloom.datasets.search import Plan, Search, Solution, fingerprints
+from dreamloom.datasets.search import Plan, Search, Solution
+from dreamloom.datasets.simulator import fingerprints
 
 
 def plans_path(out: Path) -> Path:

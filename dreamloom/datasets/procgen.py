@@ -71,9 +71,9 @@ def collect_procgen(
     hour on one; with --network nature about 600. Procgen's own agents saw 25 million. Ten agents along the way stay in a
     folder beside the file, OUT.agents, and with --agent FOLDER they record as they are.
 
-    With --policy search every level is solved beforehand by search in the simulator, no agent learns, and episodes are what was
-    found: the best plan, or one of its longer forerunners. One core takes 1 to 3 seconds a level. Plans stay in a file beside
-    the recording, OUT.plans.jsonl; a level without one is played by the scripted policy.
+    With --policy search every level is solved beforehand by search in the simulator, no agent learns, and episodes are what
+    was found: the best plan, or one that leaves it and comes back. One core takes 1 to 3 seconds a level. Plans stay in a file
+    beside the recording, OUT.plans.jsonl; a level without one is played by the scripted policy.
 
     Args:
         game: one of the 16 games.

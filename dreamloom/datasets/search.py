@@ -7,19 +7,19 @@ is played, so a list of actions is a solution.
 """
 
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Int, UInt8
 
 from dreamloom.datasets.scripted import NOOP, taste
+from dreamloom.datasets.simulator import SLOTS, Simulator, fingerprints
 
-_SLOTS = 64  # copies of the simulator, each of which makes one try a round
 _HOP = 6  # steps of a try
 _CHANGE = 0.25  # chance that a try goes on with another action
 _PATIENCE = 8  # rounds without a higher return after one that ends the episode; or without a new state before there is one
-_SHORTENINGS = 8  # rounds of leaving out steps, as many as solutions are kept at the most
+_SHORTENINGS = 8  # rounds of leaving out steps
+_DETOURS = 3  # rounds of variations
 
 Plan = list[int]
 
@@ -31,7 +31,7 @@ class Solution:
     Attributes:
         level: its seed.
         gained: return of the plans.
-        plans: actions from the first frame on; the last one is the shortest, those before are longer by and by.
+        plans: actions from the first frame on: the shortest that was found, then variations of it.
         first: fingerprint of the level's first frame.
     """
 
@@ -39,51 +39,6 @@ class Solution:
     gained: float
     plans: list[Plan]
     first: int
-
-
-class Simulator:
-    """Copies of one game that can be put into any state.
-
-    Args:
-        options: of the environment, as `make_procgen` takes them.
-        threads: that step the copies.
-    """
-
-    def __init__(self, options: dict[str, Any], threads: int = 1) -> None:
-        from dreamloom.datasets.procgen import make_procgen
-
-        self._make, self._options = make_procgen, options
-        self._env = make_procgen(_SLOTS, rand_seed=0, num_threads=threads, **options)
-
-    def close(self) -> None:
-        """Closes the copies."""
-        self._env.close()
-
-    def root(self, level: int) -> tuple[bytes, int]:
-        """The state in which a level begins, and the fingerprint of its first frame."""
-        env = self._make(1, rand_seed=0, num_threads=0, **{**self._options, "start_level": level, "num_levels": 1})
-        _, observation, _ = env.observe()
-        state = env.callmethod("get_state")[0]
-        first = int(fingerprints(observation["rgb"])[0])
-        env.close()
-        return state, first
-
-    def load(self, states: list[bytes]) -> None:
-        """Puts every copy into a state."""
-        self._env.callmethod("set_state", states)
-        self._env.observe()
-
-    def states(self) -> list[bytes]:
-        """The states that the copies are in."""
-        return self._env.callmethod("get_state")
-
-    def step(
-        self, actions: Int[np.ndarray, "b"]
-    ) -> tuple[Float[np.ndarray, "b"], Bool[np.ndarray, "b"], UInt8[np.ndarray, "b h w c"]]:
-        """Rewards, which episodes ended, and frames after an action in every copy."""
-        self._env.act(actions)
-        rewards, observation, first = self._env.observe()
-        return rewards, first, observation["rgb"]
 
 
 @dataclass
@@ -112,7 +67,7 @@ class _Archive:
             np.array([getattr(self.nodes[n], name) for n in numbers]) for name in ("tries", "steps", "gained")
         )
         weights = (0.2 + steps / max(1, steps.max())) * (1 + gained.clip(0)) / (1 + tries)
-        drawn = [numbers[i] for i in rng.choice(len(numbers), _SLOTS, p=weights / weights.sum())]
+        drawn = [numbers[i] for i in rng.choice(len(numbers), SLOTS, p=weights / weights.sum())]
         for number in drawn:
             self.nodes[number].tries += 1
         return drawn
@@ -178,8 +133,10 @@ class Search:
             if number - (higher if archive.ended else wider) >= _PATIENCE:
                 break
         gained = float(archive.best[0][0])
-        plans = self._shorten(root, archive.plan(), gained, rng) if gained > 0 else []
-        return Solution(level, gained, plans, first)
+        plans: list[np.ndarray] = []
+        if gained > 0:
+            plans = self._vary(root, self._shorten(root, archive.plan(), gained, rng), gained, rng)
+        return Solution(level, gained, [plan.tolist() for plan in plans], first)
 
     def _explore(self, archive: _Archive, rng: np.random.Generator) -> bool:
         """One round of tries; whether one has a higher return than all before."""
@@ -187,11 +144,11 @@ class Search:
         nodes = [archive.nodes[number] for number in drawn]
         self._simulator.load([node.state for node in nodes])
         gained = np.array([node.gained for node in nodes])
-        over, higher = np.zeros(_SLOTS, bool), False
-        actions = np.zeros((_SLOTS, _HOP), np.int64)
+        over, higher = np.zeros(SLOTS, bool), False
+        actions = np.zeros((SLOTS, _HOP), np.int64)
         for step in range(_HOP):
-            fresh = rng.choice(self._actions, _SLOTS, p=self._shares)
-            change = (rng.random(_SLOTS) < _CHANGE) | (step == 0)
+            fresh = rng.choice(self._actions, SLOTS, p=self._shares)
+            change = (rng.random(SLOTS) < _CHANGE) | (step == 0)
             actions[:, step] = np.where(change, fresh, actions[:, step - 1])
             rewards, ended, frames = self._simulator.step(actions[:, step])
             gained += np.where(over, 0, rewards)
@@ -206,24 +163,38 @@ class Search:
             archive.add(int(cells[slot]), node)
         return higher
 
-    def _shorten(self, root: bytes, plan: np.ndarray, gained: float, rng: np.random.Generator) -> list[Plan]:
-        """Plans of the same return, each shorter than the one before."""
-        plans = [plan.tolist()]
+    def _shorten(self, root: bytes, plan: np.ndarray, gained: float, rng: np.random.Generator) -> np.ndarray:
+        """A plan of the same return and fewer steps."""
         for _ in range(_SHORTENINGS):
-            shorter = [plan, *(_without_some(plan, rng) for _ in range(_SLOTS - 1))]
+            shorter = [plan, *(_without_some(plan, rng) for _ in range(SLOTS - 1))]
             steps = self._steps_to(root, shorter, gained)
             best = int(steps.argmin())
             plan = shorter[best][: steps[best]]
-            if len(plan) < len(plans[-1]):
-                plans.append(plan.tolist())
-        return plans
+        return plan
+
+    def _vary(self, root: bytes, plan: np.ndarray, gained: float, rng: np.random.Generator) -> list[np.ndarray]:
+        """The plan, and others of the same return that leave it for some steps and come back, each but once."""
+        found = {plan.tobytes(): plan}
+        for _ in range(_DETOURS):
+            known = list(found.values())
+            tried = [self._with_detour(known[rng.integers(len(known))], rng) for _ in range(SLOTS)]
+            for one, steps in zip(tried, self._steps_to(root, tried, gained), strict=True):
+                if steps <= len(one):
+                    found[one[:steps].tobytes()] = one[:steps]
+        return list(found.values())
+
+    def _with_detour(self, plan: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """An action held for some steps is put in, in place of none, some or all of as many steps."""
+        start, length = rng.integers(len(plan)), 1 + rng.geometric(_CHANGE)
+        back = start + rng.integers(length + 1)
+        return np.concatenate([plan[:start], rng.choice(self._actions, 1, p=self._shares).repeat(length), plan[back:]])
 
     def _steps_to(self, root: bytes, plans: list[np.ndarray], gained: float) -> Int[np.ndarray, "b"]:
         """After how many steps each plan has so high a return; a very great number where it has not."""
-        self._simulator.load([root] * _SLOTS)
+        self._simulator.load([root] * SLOTS)
         lengths = np.array([len(plan) for plan in plans])
-        steps = np.full(_SLOTS, np.iinfo(np.int64).max)
-        total, over = np.zeros(_SLOTS), np.zeros(_SLOTS, bool)
+        steps = np.full(SLOTS, np.iinfo(np.int64).max)
+        total, over = np.zeros(SLOTS), np.zeros(SLOTS, bool)
         for step in range(lengths.max()):
             actions = np.array([plan[step] if step < len(plan) else NOOP for plan in plans])
             rewards, ended, _ = self._simulator.step(actions)
@@ -244,12 +215,6 @@ def _without_some(plan: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         start = rng.integers(len(plan))
         plan = np.delete(plan, slice(start, start + 1 + int(rng.exponential(len(plan) / 10))))
     return plan
-
-
-def fingerprints(frames: UInt8[np.ndarray, "b h w c"]) -> Int[np.ndarray, "b"]:
-    """A number for each frame; equal frames have equal ones."""
-    digests = [blake2b(frame.tobytes(), digest_size=7).digest() for frame in frames]
-    return np.array([int.from_bytes(digest, "big") for digest in digests], np.int64)
 
 
 def _cells(frames: UInt8[np.ndarray, "b h w c"]) -> Int[np.ndarray, "b"]:
