@@ -17,6 +17,7 @@ from dreamloom import cli
 from dreamloom.datasets.subset import overlap
 from dreamloom.eval import study_report
 from dreamloom.eval.arms import Arm
+from dreamloom.eval.procgen import _wandering
 from dreamloom.eval.study import read_study
 from dreamloom.eval.study_gap import gap_figures
 from dreamloom.train.cli import recipe_paths
@@ -186,6 +187,7 @@ def test_other_settings_are_another_study(capsys: pytest.CaptureFixture[str]) ->
     [
         (["--pixels.test", "4:30"], "levels 0:5 reach into those of pixels.test, 4:30"),
         (["--pixels.baseline", "nothing"], "there is no arm 'nothing'"),
+        (["--pixels.epsilon", "1.5"], "pixels.epsilon is a chance, got 1.5"),
         (["--pixels.head_updates", "5"], "pixels.head_updates are a part of all 5 updates"),
         (["--environments", "{Hopper-v5: a.hdf5}"], "environments procgen:GAME, not Hopper-v5"),
         (["--arms", "{baseline: {noisy: 5}}"], "noisy cannot be set in a study of frames"),
@@ -242,6 +244,21 @@ def test_arms_of_vectors_are_kept_as_they_were() -> None:
 def episodes(*means: float) -> np.ndarray:
     """(3 seeds, 50 episodes) around a mean."""
     return np.random.default_rng(0).normal(means[0], 1, (3, 50))
+
+
+def test_a_player_that_wanders_draws_so_many_of_its_actions() -> None:
+    def still(*seen: torch.Tensor) -> torch.Tensor:
+        return torch.full((2, 5000), 20)
+
+    assert _wandering(still, 0.0, 3) is still
+    one, other = (_wandering(still, 0.3, 3)() for _ in range(2))
+    assert torch.equal(one, other)
+    drawn = one[one != 20]
+    assert len(drawn) / one.numel() == pytest.approx(0.3, abs=0.02)
+    counts = torch.bincount(drawn, minlength=15)
+    assert len(counts) == 15
+    assert counts.min() > 120, "3000 draws of 15 actions: 200 each"
+    assert not torch.equal(one, _wandering(still, 0.3, 4)())
 
 
 def test_share_of_the_gap_that_is_closed() -> None:

@@ -24,6 +24,7 @@ def play_procgen(
     episodes: int = 100,
     seed: int = 0,
     options: Mapping[str, Any] | None = None,
+    epsilon: float = 0.0,
     translate: Callable[[Tensor], Tensor] | None = None,
     progress: bool = False,
 ) -> Float[np.ndarray, "s episodes"]:
@@ -39,6 +40,8 @@ def play_procgen(
         episodes: an agent.
         seed: of the draw of levels and of the games' own randomness.
         options: further settings of the environment; a set that was recorded has them under `source.env`.
+        epsilon: chance of a random action at each step, so that a greedy policy which is stuck gets free (Mnih et al. 2015 play
+            with 0.05). The agents are not told.
         translate: from what the agents say to the game's actions, both (s, p), in which p episodes are played; None where they
             say these.
         progress: whether a bar is shown.
@@ -57,7 +60,7 @@ def play_procgen(
     draws = np.random.default_rng(seed).integers(2**31, size=episodes).tolist()
     seeds = sum(agent.seeds for agent in agents)
     envs = [[make_procgen(1, rand_seed=draw, num_threads=0, **settings) for draw in draws] for _ in range(seeds)]
-    players = [_translated(agent.player(episodes), translate) for agent in agents]
+    players = [_wandering(_translated(agent.player(episodes), translate), epsilon, seed) for agent in agents]
     try:
         return _play(agents, players, envs, stacks, tqdm(desc=f"{game} {levels}", unit=" steps", disable=not progress))
     finally:
@@ -108,6 +111,20 @@ def _step(env: Any, action: np.int32, history: UInt8[np.ndarray, "t h w c"]) -> 
 
 def _translated(player: Player, translate: Callable[[Tensor], Tensor] | None) -> Player:
     return player if translate is None else lambda *seen: translate(player(*seen))
+
+
+def _wandering(player: Player, epsilon: float, seed: int) -> Player:
+    if epsilon == 0:
+        return player
+    generator = torch.Generator().manual_seed(seed)
+
+    def act(*seen: Tensor) -> Tensor:
+        actions = player(*seen)
+        random = torch.randint(len(ACTION_NAMES), actions.shape, generator=generator).to(actions)
+        wanders = torch.rand(actions.shape, generator=generator) < epsilon
+        return torch.where(wanders.to(actions.device), random, actions)
+
+    return act
 
 
 def _act(agent: Agent, player: Player, history: np.ndarray, rewards: np.ndarray, playing: np.ndarray) -> np.ndarray:

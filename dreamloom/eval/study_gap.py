@@ -107,15 +107,17 @@ def _conditions(study: Mapping[str, Any]) -> str:
     settings, machine, pixels = study["settings"], study["machine"], study["settings"]["pixels"]
     seeds = next(len(cell["scores"]) for cell, _, _ in _cells(study))
     dreamt = ", ".join(f"`{path}`" for path in pixels.get("imagined", {}).values())
+    wander = f", with a random action in {pixels['epsilon']:.0%} of the steps," if pixels.get("epsilon") else ""
     dreamt = f"Imagined rows: {dreamt}; costs count their world's training in. " if dreamt else ""
     return (
         f"Every learner and arm makes {settings['updates']:,} updates of batch {settings['batch_size']}; where heads are "
         f"trained on latents, these are the last {pixels['head_updates']:,}. Upsamplers have {settings['upsampler_steps']:,} "
-        f"steps. {seeds} seeds; greedy policies play {settings['episodes']} episodes a seed on levels `{pixels['levels']}` "
-        f"(train) and as many on `{pixels['test']}` (test), the same for every arm. Scores are normalised with DGRL's "
-        f"constants (0 random, 100 expert). Gain is the test score above that of arm `{pixels['baseline']}`, G_perf the share "
-        "of that arm's gap that is closed: 0 is that arm, 1 its score on levels seen. Brackets: 95%, bootstrap over seeds and "
-        f"episodes; G_perf has none where that gap is not surely above 0. {dreamt}{machine['cpu']}, {machine['device']}, "
+        f"steps. {seeds} seeds; greedy policies{wander} play {settings['episodes']} episodes a seed on levels "
+        f"`{pixels['levels']}` (train) and as many on `{pixels['test']}` (test), the same for every arm. Scores are "
+        f"normalised with DGRL's constants (0 random, 100 expert). Gain is the test score above that of arm "
+        f"`{pixels['baseline']}`, G_perf the share of that gap that is closed: 0 is that arm, 1 its score on levels seen. "
+        "Brackets: 95%, bootstrap over seeds and episodes; G_perf has none where that gap is not surely above 0. "
+        f"{dreamt}{machine['cpu']}, {machine['device']}, "
         f"threads {machine['threads']}, torch {machine['torch']}; commit {study['commit']}."
     )
 

@@ -57,6 +57,7 @@ class Pixels:
         guide: which quantiles of its `condition` an upsampler is asked for, e.g. [0.5, 1.0]; null for no guidance.
         guidance: strength of that.
         curate: which synthetic rows are dropped: range, dynamics, or both with a comma between (docs/replay.md).
+        epsilon: chance of a random action at each step of the test, which frees a greedy policy that is stuck; DQN's is 0.05.
         imagined: environment -> rows imagined in a world of it, for arms that have such rows (`dreamloom synthesize`).
     """
 
@@ -73,6 +74,7 @@ class Pixels:
     guide: list[float] | None = None
     guidance: float = 2.0
     curate: str = ""
+    epsilon: float = 0.0
     imagined: dict[str, Path] = field(default_factory=dict)
 
     @property
@@ -81,7 +83,7 @@ class Pixels:
         heads = {name: agent.config for name, agent in self.heads.items()}
         augment = self.augment.config if isinstance(self.augment, Augment) else self.augment
         augments = {name: one.config for name, one in self.augments.items()}
-        names = ("judge", "levels", "test", "head_updates", "stack", "combine", "baseline", *_OF_UPSAMPLERS)
+        names = ("judge", "levels", "test", "head_updates", "stack", "combine", "baseline", "epsilon", *_OF_UPSAMPLERS)
         imagined = {name: str(path) for name, path in self.imagined.items()}
         parts = {"heads": heads, "augment": augment, "augments": augments, "imagined": imagined}
         return {**parts, **{name: getattr(self, name) for name in names}}
@@ -110,6 +112,8 @@ class Pixels:
         if others or blind:
             told = f"environments procgen:GAME, not {others[0]}" if others else f"a `vision` for learner {blind[0]}"
             raise ValueError(f"a study with `pixels` needs {told}")
+        if not 0 <= self.epsilon <= 1:
+            raise ValueError(f"pixels.epsilon is a chance, got {self.epsilon}")
         if not 0 < self.head_updates < updates:
             raise ValueError(f"pixels.head_updates are a part of all {updates} updates, got {self.head_updates}")
         if self.judge is None and any(isinstance(self.augmentation(arm), UCBDrAC) for arm in arms.values()):
@@ -242,5 +246,7 @@ def _returns(study: "Study", environment: str, agents: list[Agent], levels: str)
         _, options = recorded_in(data.attrs)
     # Far from those that anything was trained or tuned with.
     settings: dict[str, Any] = {"episodes": study.episodes, "seed": 1_000_000 + study.seed, "options": options}
+    assert study.pixels is not None
+    settings["epsilon"] = study.pixels.epsilon
     game = environment.removeprefix("procgen:")
     return play_procgen(agents, game, levels, **settings)
