@@ -17,14 +17,13 @@ from dreamloom.agents.training import train
 from dreamloom.agents.vision import Vision
 from dreamloom.datasets.procgen import ACTION_NAMES
 from dreamloom.eval import study_report
+from dreamloom.eval.inverse_labels import inverse_labels, inverse_said, labelled_episodes
 from dreamloom.eval.labelers import (
     Labelled,
     clips,
     dictionary,
     followed,
     inferred,
-    inverse_labels,
-    labelled_episodes,
     latent_labels,
     load_latent_actions,
     merged_actions,
@@ -251,14 +250,18 @@ def test_inverse_models_know_the_actions_of_some_episodes_alone(frames: FrameBuf
     assert not torch.isin(first[known], first[other]).any()
     assert 0.3 <= len(known) / len(followed(frames, 1)) < 0.8
     settings = {"share": 0.3, "members": 2, "steps": 2, "batch": 8}
-    told = inverse_labels(frames, 15, [0], **settings, sure=1.0)
+    said = inverse_said(frames, 15, [0], **settings)
+    told = inverse_labels(frames, 15, [0], said, share=0.3, sure=1.0)
     assert torch.equal(told.labels[0, known], frames.episodes.actions[known]), "these are kept"
     hidden = FrameBuffer("fruitbot.hdf5")
     actions = hidden.episodes.actions.clone()
     actions[other] = 0
     hidden.episodes = hidden.episodes._replace(actions=actions)
-    assert torch.equal(inverse_labels(hidden, 15, [0], **settings, sure=1.0).labels[0, other], told.labels[0, other])
-    assert len(inverse_labels(frames, 15, [0], **settings, sure=0.25).rows[0]) == len(known) + round(0.25 * len(other))
+    assert torch.equal(inverse_said(hidden, 15, [0], **settings)["labels"][0, other], told.labels[0, other])
+    some = inverse_labels(frames, 15, [0], said, share=0.3, sure=0.25).rows[0]
+    assert len(some) == len(known) + round(0.25 * len(other))
+    left_out = other[~torch.isin(other, some)]
+    assert said["variance"][0, some].max() <= said["variance"][0, left_out].min()
 
 
 def test_an_inverse_model_of_many_steps_finds_actions_that_show() -> None:
@@ -266,7 +269,8 @@ def test_an_inverse_model_of_many_steps_finds_actions_that_show() -> None:
     actions = frames.episodes.actions % 2
     bright = (200 * actions).to(torch.uint8)[:, None, None, None].expand(-1, 64, 64, 3).contiguous()
     frames.episodes = frames.episodes._replace(frames=bright, actions=actions)
-    told = inverse_labels(frames, 15, [0], share=0.3, members=2, steps=20, batch=16, sure=0.5)
+    said = inverse_said(frames, 15, [0], share=0.3, members=2, steps=20, batch=16)
+    told = inverse_labels(frames, 15, [0], said, share=0.3, sure=0.5)
     assert told.notes["accuracy"][0] > 0.9
     assert told.notes["accuracy_kept"][0] >= told.notes["accuracy"][0]
 

@@ -15,14 +15,12 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from dreamloom.agents.frames import FrameBuffer
-from dreamloom.eval.inverse import InverseModel, fit_inverse
 from dreamloom.worldmodels.bundle import CONFIG, load_world
 from dreamloom.worldmodels.labels import motions_of_actions
 from dreamloom.worldmodels.latent_actions import LatentActions
 from dreamloom.worldmodels.parts import load_part
 
 _CHUNK = 1024  # clips that are looked at at once
-_PASSES = 40  # over the labelled pairs, by an inverse model that has steps enough
 
 
 @dataclass(frozen=True)
@@ -177,71 +175,6 @@ def dictionary(
     if drawn:
         return counts / counts.sum(1, keepdim=True)
     return torch.nn.functional.one_hot(counts.argmax(1), shape[1]).float()
-
-
-def inverse_labels(
-    frames: FrameBuffer, actions: int, seeds: Sequence[int], *, share: float, members: int, steps: int, batch: int, sure: float
-) -> Labelled:
-    """What an ensemble of inverse models says, which learned from the true actions of some episodes; these keep theirs.
-
-    A model sees the row's frame, the one before and the one after. The label is the likeliest action of the mean over members;
-    they are the surer, the less their probabilities vary.
-
-    Args:
-        frames: whose actions are looked at in these episodes alone.
-        actions: how many there are.
-        seeds: of the draws of episodes, and of the models.
-        share: of the rows that are in episodes with true actions.
-        members: of an ensemble.
-        steps: that each is trained.
-        batch: pairs a step.
-        sure: share of the rows without true actions that is kept.
-    """
-    every = frames.episodes.actions.long()
-    labels, kept, found = every.repeat(len(seeds), 1), [], []
-    for own, seed in zip(labels, seeds, strict=True):
-        known, other = labelled_episodes(frames, share, seed)
-        models = [_inverse(frames, known, actions, steps, batch, seed * members + number) for number in range(members)]
-        own[other], variance = _said(models, frames, other)
-        surest = other[variance.argsort()[: max(1, round(sure * len(other)))]]
-        kept.append(torch.cat([known, surest]))
-        found.append([float((own[rows] == every[rows]).float().mean()) for rows in (other, surest)])
-    notes = {"accuracy": [whole for whole, _ in found], "accuracy_kept": [part for _, part in found]}
-    return Labelled(labels, kept, torch.eye(actions, device=frames.device).expand(len(seeds), -1, -1), notes)
-
-
-def labelled_episodes(frames: FrameBuffer, share: float, seed: int) -> tuple[Int[Tensor, "m"], Int[Tensor, "o"]]:
-    """Rows of episodes that are drawn until they have this share of all rows, and all other rows; those with a frame after."""
-    rows = followed(frames, 1)
-    firsts, index, counts = frames.episodes.first[rows].unique(return_inverse=True, return_counts=True)
-    order = torch.randperm(len(firsts), generator=torch.Generator().manual_seed(seed)).to(rows.device)
-    before = counts[order].cumsum(0) - counts[order]
-    chosen = torch.zeros(len(firsts), dtype=torch.bool, device=rows.device)
-    chosen[order[before < share * len(rows)]] = True
-    return rows[chosen[index]], rows[~chosen[index]]
-
-
-def _inverse(frames: FrameBuffer, rows: Tensor, actions: int, steps: int, batch: int, seed: int) -> InverseModel:
-    pairs, labels = _before_and_after(frames, rows), frames.episodes.actions[rows, None].long()
-    return fit_inverse(pairs, labels, count=actions, seed=seed, passes=_PASSES, most=steps, batch=batch, balanced=False)
-
-
-def _before_and_after(frames: FrameBuffer, rows: Tensor) -> UInt8[Tensor, "m 2 c h w"]:
-    """The frame before and that of the row, as channels; that of the row and the one after."""
-    seen = clips(frames, rows, range(-1, 2))
-    return torch.stack([seen[:, :2].flatten(1, 2), seen[:, 1:].flatten(1, 2)], 1)
-
-
-@torch.no_grad()
-def _said(models: Sequence[InverseModel], frames: FrameBuffer, rows: Tensor) -> tuple[Int[Tensor, "m"], Float[Tensor, "m"]]:
-    """Labels by an ensemble, and the variance of its members' probabilities, summed over actions."""
-    likely, varied = [], []
-    for part in rows.split(_CHUNK):
-        pair = _before_and_after(frames, part)
-        chances = torch.stack([model(pair[:, 0], pair[:, 1]).softmax(-1) for model in models])
-        likely.append(chances.mean(0).argmax(-1))
-        varied.append(chances.var(0, correction=0).sum(-1))
-    return torch.cat(likely), torch.cat(varied)
 
 
 def followed(frames: FrameBuffer, stride: int) -> Int[Tensor, "m"]:

@@ -25,11 +25,11 @@ from dreamloom.datasets.procgen import ACTION_NAMES
 from dreamloom.datasets.store import open_dataset
 from dreamloom.datasets.subset import overlap
 from dreamloom.eval.imitation_report import write_imitation
+from dreamloom.eval.inverse_labels import inverse_labels, inverse_said
 from dreamloom.eval.labelers import (
     Labelled,
     Labels,
     inferred,
-    inverse_labels,
     latent_labels,
     load_latent_actions,
     merged_actions,
@@ -170,23 +170,23 @@ def _clips(study: Imitation, environment: str) -> FrameBuffer:
 
 
 def _labelled(study: Imitation, out: Path, cell: tuple[str, str, str], frames: FrameBuffer) -> tuple[Labelled, float]:
-    """The labels of an arm, and the seconds that they took; arms of latent actions share these, which are inferred once."""
+    """The labels of an arm, and the seconds that they took; what models say of the frames is found out once."""
     environment, learner, name = cell
     arm, began, count = study.arms[name], clock(), len(ACTION_NAMES)
     seeds = range(study.seed, study.seed + study.learners[learner].seeds)
+    settings: dict[str, Any]
     if arm.by == "latent":
         model = load_latent_actions(study.latent_actions).to(frames.device)
-        settings: dict[str, Any] = {"stride": study.stride, "clip": study.clip}
+        settings = {"stride": study.stride, "clip": study.clip}
         kept = _kept(out / "labels" / f"{environment}.pt", frames, lambda: {"labels": inferred(frames, model, **settings)})
         sizes = model.actions, count
         return latent_labels(frames, kept["labels"], seeds, sizes, stride=study.stride, arm=arm), float(kept["seconds"])
-    if arm.by == "true":
-        labelled = true_labels(frames, count, seeds, arm.samples)
-    elif arm.by == "random":
-        labelled = no_labels(frames, count, seeds)
-    else:
-        settings = {"steps": study.inverse_steps, "batch": study.batch_size, "sure": arm.sure}
-        labelled = inverse_labels(frames, count, seeds, share=study.share, members=study.members, **settings)
+    if arm.by == "inverse":
+        settings = {"members": study.members, "steps": study.inverse_steps, "batch": study.batch_size, "share": study.share}
+        path = out / "labels" / f"{environment}--{learner}--inverse.pt"
+        said = _kept(path, frames, lambda: inverse_said(frames, count, seeds, **settings))
+        return inverse_labels(frames, count, seeds, said, share=study.share, sure=arm.sure), float(said["seconds"])
+    labelled = no_labels(frames, count, seeds) if arm.by == "random" else true_labels(frames, count, seeds, arm.samples)
     return labelled, clock() - began
 
 
