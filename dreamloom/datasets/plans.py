@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -39,26 +40,26 @@ def solve_levels(path: Path, levels: range, options: dict[str, Any], *, rounds: 
     found = {one.level: one for one in _read(path, settings)}
     missing = [level for level in levels if level not in found]
     if missing:
-        search = Search(options, rounds=rounds, seed=seed, threads=threads)
         solved = sum(bool(one.plans) for one in found.values())
-        with open(path, "a", encoding="utf-8") as file:
+        searching = closing(Search(options, rounds=rounds, seed=seed, threads=threads))
+        with searching as search, open(path, "a", encoding="utf-8") as file:
             for level in (progress := tqdm(missing, initial=len(found), total=len(levels), unit=" levels", desc=str(path))):
                 found[level] = search.solve(level)
                 file.write(json.dumps(asdict(found[level])) + "\n")
                 file.flush()
                 solved += bool(found[level].plans)
                 progress.set_postfix_str(f"solved {solved / len(found):.0%}", refresh=False)
-        search.close()
     return [found[level] for level in levels]
 
 
 def _read(path: Path, settings: dict[str, Any]) -> list[Solution]:
     """What is in the file, which is begun where it is not there; a last line that was cut off is taken away."""
     lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
-    if lines and json.loads(lines[0]) != settings:
+    head = json.dumps(settings).encode()
+    if lines and lines[0] != head:
         raise ValueError(f"{path}: holds plans of a search with other settings; delete it, or choose another --out")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(b"".join(line + b"\n" for line in lines or [json.dumps(settings).encode()]))
+    path.write_bytes(b"".join(line + b"\n" for line in lines or [head]))
     return [Solution(**json.loads(line)) for line in lines[1:]]
 
 
