@@ -46,11 +46,7 @@ learn() { # name game words...
   job "learn_$name" dl collect procgen --game "$game" --policy ppo --network impala --device "$DEVICE" --num-threads 2 --seed 5 \
     "$@" --out "data/$name.learning.hdf5"
 }
-learn_game() {
-  learn "$1" "$1" --levels 0:1000 --steps 249600 --train-steps 1248000 --segment 390
-  job "record_$1" dl collect procgen --game "$1" --levels 0:1000 --policy ppo --agent "data/$1.learning.agents" --quality expert --device "$DEVICE" \
-    --steps 250000 --num-envs 160 --segment 800 --num-threads 2 --seed 5 --out "data/$1.hdf5"
-}
+learn_game() { learn "$1" "$1" --levels 0:1000 --steps 249600 --train-steps 1248000 --segment 390; }
 
 synther() {
   job cheetah dl collect mujoco --env HalfCheetah-v5 --steps 200000 --updates-per-step 0.25 --learning-rate 0.001 --out data/cheetah.hdf5 &
@@ -62,18 +58,22 @@ synther() {
   together tenth 6 dl eval study -c recipes/studies/synther_tenth.yaml --out reports/synther_tenth
 }
 
+solved() { # game: a recording of what a search finds in its levels
+  job "solve_$1" dl collect procgen --game "$1" --levels 0:200 --policy search --steps 48000 --segment 500 --num-threads 1 --out "data/$1.hdf5"
+}
 gap() {
   local chosen
-  after record_coinrun record_fruitbot
+  solved miner & solved jumper & solved coinrun & solved maze &
+  after solve_coinrun solve_maze
   together tuning 8 dl eval study -c recipes/studies/procgen_tuning.yaml --out reports/procgen_tuning
   chosen=$(sed -n 's/^best: //p' <<< "$(best)")
-  after record_starpilot record_miner
+  after solve_jumper solve_miner
   together gap 10 dl eval study -c recipes/studies/procgen_gap.yaml --pixels.augment "$chosen" --out reports/procgen_gap
 }
 best() { # of the tuned augmentations, by the rule in the recipe's header
   python3 -c "
 import json
-arms = json.load(open('reports/procgen_tuning/study.json'))['overall']['cql']
+arms = json.load(open('reports/procgen_tuning/study.json'))['overall']['bc']
 del arms['baseline']
 print('best:', max(arms, key=lambda name: arms[name]['gaps']['test']['mean']))" 2> /dev/null || echo "best: colour"
 }
@@ -81,7 +81,7 @@ print('best:', max(arms, key=lambda name: arms[name]['gaps']['test']['mean']))" 
 last() { ls -t "runs/$1/$2"/version_*/checkpoints/last.ckpt 2> /dev/null | head -1; }  # game, recipe: the newest checkpoint
 imagined_in() { # game: a world of its training levels, rows that are imagined in it, and whether it ranks agents
   local game=$1 settings
-  after "record_$game"
+  after "learn_$game"
   job "mixed_$game" dl collect procgen --game "$game" --levels 0:200 --policy ppo --agent "data/$game.learning.agents" --quality mixed --device "$DEVICE" \
     --steps 64000 --num-envs 80 --segment 400 --num-threads 1 --out "data/${game}_mixed.hdf5"
   settings="--data.path data/${game}_mixed.hdf5 --trainer.default_root_dir runs/$game --trainer.enable_progress_bar false"
@@ -154,6 +154,6 @@ worlds() {
 }
 
 parts=${*:-synther gap imagination imitation worlds}
-case " $parts " in *" gap "*) for game in coinrun fruitbot starpilot miner; do learn_game $game & done ;; *" imagination "*) learn_game coinrun & learn_game fruitbot & ;; esac
+case " $parts " in *" imagination "*) learn_game coinrun & learn_game fruitbot & ;; esac
 for part in $parts; do "$part" & done
 wait
