@@ -82,7 +82,7 @@ SMALL_GAP = (
     """--arms '{"baseline": {}, "upsampled": {"synthetic": 300}}' """
     """--learners '{"bc": {"class_path": "dreamloom.agents.bc.BC", "init_args": {"vision": {"class_path": """
     """"dreamloom.agents.vision.Vision", "init_args": {"encoder": {"class_path": "dreamloom.nn.encoders.Nature"}}}}}}' """
-    "--updates 3 --pixels.head_updates 1 --upsampler_steps 2 --batch_size 8 --episodes 1"
+    "--pixels.levels 0:200 --updates 3 --pixels.head_updates 1 --upsampler_steps 2 --batch_size 8 --episodes 1"
 )
 # One game and one seed, in place of the recipe's, and few rows.
 SMALL_DREAMS = (
