@@ -75,7 +75,7 @@ best() { # of the tuned augmentations, by the rule in the recipe's header
 import json
 arms = json.load(open('reports/procgen_tuning/study.json'))['overall']['bc']
 del arms['baseline']
-print('best:', max(arms, key=lambda name: arms[name]['gaps']['test']['mean']))" 2> /dev/null || echo "best: colour"
+print('best:', max(arms, key=lambda name: arms[name]['gaps']['test']['mean']))" 2> /dev/null || echo "best: cutout"
 }
 
 last() { ls -t "runs/$1/$2"/version_*/checkpoints/last.ckpt 2> /dev/null | head -1; }  # game, recipe: the newest checkpoint
