@@ -5,6 +5,7 @@ import pickle
 import sys
 
 import gymnasium
+import h5py
 import numpy as np
 import pytest
 from gymnasium import spaces
@@ -204,20 +205,46 @@ def test_datasets_that_cannot_be_read(root):
     folder = root / "toys" / "real-v0" / "data"
     whole = json.loads((folder / "metadata.json").read_text())
     for change, word in {
-        "data_format": "not a whole Minari dataset",
-        "total_episodes": "not a whole Minari dataset",
-        "observation_space": "not a whole Minari dataset",
+        "data_format": "metadata.json: not a Minari dataset's: it names no `data_format`",
+        "total_episodes": "holds 4 episodes, metadata.json says 99",
+        "observation_space": "metadata.json: `observation_space` cannot be read",
     }.items():
         (folder / "metadata.json").write_text(json.dumps({**whole, change: 99}))
         with pytest.raises(DatasetError, match=word):
             open_dataset(folder)
     (folder / "metadata.json").write_text("{")
-    with pytest.raises(DatasetError, match="not a whole Minari dataset"):
+    with pytest.raises(DatasetError, match=r"metadata.json: is not JSON"):
         open_dataset(folder)
+    deep = '{"type": "Tuple", "subspaces": [' * 3000 + "]}" * 3000
+    for text in ("[" * 100_000, json.dumps({**whole, "observation_space": deep})):
+        (folder / "metadata.json").write_text(text)
+        with pytest.raises(DatasetError, match=r"metadata.json.* cannot be read: it is nested too deep"):
+            open_dataset(folder)
     (folder / "metadata.json").write_text(json.dumps(whole))
     (folder / "main_data.hdf5").unlink()
-    with pytest.raises(DatasetError, match="not a whole Minari dataset"):
+    with pytest.raises(DatasetError, match="No data found in data path"):
         open_dataset(folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("observations", None, "no array `episode_0/observations`"),
+        ("actions", None, "no array `episode_0/actions`"),
+        ("rewards", np.ones(1, np.float32), r"`episode_0/rewards` is float32 \(1,\), expected a number for each step"),
+        ("truncations", np.array([b"a"]), r"`episode_0/truncations` is \|S1 \(1,\)"),
+        ("actions", np.zeros(3, np.int64), "`episode_0` does not fit the spaces"),
+        ("observations", h5py.ExternalLink("other.hdf5", "/x"), "`episode_0/observations` is a link to another file"),
+    ],
+)
+def test_an_episode_that_lacks_something_is_named(root, key, value, words):
+    record(gymnasium.make("CartPole-v1"), "toys/real-v0")
+    with h5py.File(root / "toys" / "real-v0" / "data" / "main_data.hdf5", "a") as file:
+        del file[f"episode_0/{key}"]
+        if value is not None:
+            file[f"episode_0/{key}"] = value
+    with pytest.raises(DatasetError, match=words):
+        _ = open_dataset("minari:toys/real-v0").actions[:]
 
 
 @pytest.mark.parametrize("name", ["synth", "a/../b-v0", "/tmp/x-v0", ""])

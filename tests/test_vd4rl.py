@@ -181,13 +181,48 @@ def spoil(path, name, value):
         ("observation", np.zeros((5, 9, 6, 6), np.uint8), r"expected uint8 \(N, 3, h, w\)"),
         ("step_type", np.array([0, 1, 2, 1, 2]), "`step_type` is 2 in row 2, and row 3 does not begin an episode"),
         ("discount", np.array([1, 1, 0.5, 1, 1]), "`discount` must be 1"),
-        ("action", np.arange(5), "`action` is int64"),
+        ("discount", np.array([b"a"] * 5), r"`discount` is \|S1 \(5,\), expected numbers"),
+        ("action", np.arange(5), r"`action` is int64 \(5,\)"),
+        ("action", np.zeros((4, 2)), r"`action` is float64 \(4, 2\), expected floats \(N, a\) for 5 frames of `observation`"),
+        ("reward", np.zeros(6), r"`reward` is float64 \(6,\), expected numbers \(N,\) for 5 frames"),
+        ("step_type", np.array([0, 1, 1, 1, 2, 2]), r"`step_type` is int64 \(6,\), expected numbers"),
+        ("step_type", np.array([0, 1, 7, 1, 2]), "`step_type` is 7 in row 2, expected 0, 1 or 2"),
+        ("step_type", np.array([0, np.nan, 1, 1, 2]), "`step_type` is nan in row 1"),
+        ("reward", np.float32(3), r"`reward` is float32 \(\)"),
     ],
 )
 def test_a_malformed_file_is_named(tmp_path, name, value, words):
     path = spoil(flat(tmp_path / "a.hdf5", [played(5)]), name, value)
     with pytest.raises(DatasetError, match=words):
         open_dataset(path)
+
+
+def test_files_of_a_folder_have_frames_and_actions_of_one_size(tmp_path):
+    flat(tmp_path / "a.hdf5", [played(5)])
+    flat(tmp_path / "b.hdf5", [played(5, size=8)])
+    with pytest.raises(DatasetError, match=r"b.hdf5: frames are \(8, 8, 3\), those of a.hdf5 are \(6, 6, 3\)"):
+        open_dataset(tmp_path)
+    spoil(flat(tmp_path / "b.hdf5", [played(5)]), "action", np.zeros((5, 3)))
+    with pytest.raises(DatasetError, match=r"b.hdf5: actions are \(3,\), those of a.hdf5 are \(2,\)"):
+        open_dataset(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"reward": np.float32(1)}, "`reward` is a single float32"),
+        (
+            {name: np.zeros((0, 2), np.float32) for name in ("action", "reward", "discount", "image")},
+            "`image` is .*, expected 0 frames",
+        ),
+        ({"image": np.zeros((4, 6, 6, 3), np.uint8)}, r"`image` is \(4, 6, 6, 3\), expected 5 frames"),
+    ],
+)
+def test_a_malformed_episode_is_named(tmp_path, change, words):
+    archives(tmp_path / "a", [played(5)])
+    np.savez(tmp_path / "a" / "b.npz", **{**played(5), **change})
+    with pytest.raises(DatasetError, match=r"b.npz: .*" + words):
+        open_dataset(f"vd4rl:{tmp_path / 'a'}")
 
 
 def test_other_targets_are_refused(tmp_path):

@@ -49,11 +49,12 @@ def normalized(where: str, raw: Mapping[str, Any], names: Mapping[str, str] | No
     for key, expected in _EXPECTED.items():
         label = names.get(key, key)
         array: Any = raw.get(key)
-        if array is None and key not in REQUIRED:
+        if key not in raw and key not in REQUIRED:
             continue
         if not hasattr(array, "dtype") or not hasattr(array, "shape"):
             held = ", ".join(f"`{name}`" for name in raw) or "nothing"
-            raise DatasetError(f"{where}: no array `{label}`; expected {expected}. It holds {held}")
+            told = f"`{label}` is no array" if key in raw else f"no array `{label}`"
+            raise DatasetError(f"{where}: {told}; expected {expected}. It holds {held}")
         column = _form(key)(where, label, as_lazy(array))
         if column is None:
             raise DatasetError(f"{where}: `{label}` is {array.dtype} {array.shape}, expected {expected}")
@@ -95,6 +96,8 @@ def _form(key: str) -> Callable[[str, str, LazyArray], LazyArray | None]:
 
 
 def _observations(where: str, key: str, array: LazyArray) -> LazyArray | None:
+    if 0 in array.shape[1:]:
+        return None
     if is_pixels(array):
         return array
     return _cast(array, np.float32, array.shape) if array.ndim == 2 and array.dtype.kind in "fiub" else None
@@ -103,7 +106,8 @@ def _observations(where: str, key: str, array: LazyArray) -> LazyArray | None:
 def _actions(where: str, key: str, array: LazyArray) -> LazyArray | None:
     if array.dtype.kind in "iu" and (array.ndim == 1 or (array.ndim == 2 and array.shape[1] == 1)):
         return _cast(array, np.int64, array.shape[:1])
-    return _cast(array, np.float32, array.shape) if array.ndim == 2 and array.dtype.kind == "f" else None
+    wide = array.ndim == 2 and array.shape[1] > 0
+    return _cast(array, np.float32, array.shape) if wide and array.dtype.kind == "f" else None
 
 
 def _rewards(where: str, key: str, array: LazyArray) -> LazyArray | None:
@@ -134,6 +138,7 @@ def _cast(array: LazyArray, dtype: Any, shape: tuple[int, ...]) -> LazyArray:
         return array
 
     def read(start: int, stop: int) -> np.ndarray:
-        return array.read(start, stop).astype(dtype, copy=False).reshape(stop - start, *shape[1:])
+        with np.errstate(over="ignore"):  # what is too large for float32 becomes inf, which is counted as such
+            return array.read(start, stop).astype(dtype, copy=False).reshape(stop - start, *shape[1:])
 
     return LazyArray(shape, dtype, read)

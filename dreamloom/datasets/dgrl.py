@@ -6,14 +6,14 @@ frame of a finished episode is the first of the next one, and is not what follow
 """
 
 import re
-import zipfile
-import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 from tqdm import tqdm
 
+from dreamloom.datasets.archive import header, load, open_archive
 from dreamloom.datasets.atomic import atomic_folder
 from dreamloom.datasets.columns import DatasetError
 from dreamloom.datasets.episodes import Steps, iter_episodes, open_episodes
@@ -32,15 +32,6 @@ def episode_files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     return sorted(file for file in path.iterdir() if file.suffix in SUFFIXES and not file.name.startswith("."))
-
-
-def members(path: Path) -> set[str]:
-    """Names of an archive's arrays; none where the file is no archive."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return {name.removesuffix(".npy") for name in archive.namelist()}
-    except (zipfile.BadZipFile, OSError):
-        return set()
 
 
 def open_dgrl(path: Path) -> Dataset:
@@ -96,7 +87,10 @@ def _steps(file: Path) -> Steps:
     if not found:
         raise DatasetError(f"{file}: the name does not end in _<level>_<return>")
     arrays = load(file, "actions", "rewards", "dones")
+    require_lists(file, arrays)
     count = len(arrays["actions"])
+    if count:
+        require_frames(file, "observations", count + 1)
     for name, array in arrays.items():
         if array.size != count or array.dtype.kind not in ("iu" if name == "actions" else "fiub"):
             raise DatasetError(
@@ -106,7 +100,33 @@ def _steps(file: Path) -> Steps:
     if dones[:-1].any():
         raise DatasetError(f"{file}: `dones` is set in step {int(dones.argmax())} of {count}, expected at the end alone")
     rewards = arrays["rewards"].reshape(count).astype(np.float32)
-    return Steps(arrays["actions"].reshape(count).astype(np.int64), rewards, bool(dones[-1:].any()), int(found[1]))
+    level = int(found[1])
+    if abs(level) > np.iinfo(np.int32).max:
+        raise DatasetError(f"{file}: the level seed {level} in its name has more than 32 bits")
+    return Steps(arrays["actions"].reshape(count).astype(np.int64), rewards, bool(dones[-1:].any()), level)
+
+
+def require_lists(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Every array of an episode has an axis of time.
+
+    Raises:
+        DatasetError: one is a single number.
+    """
+    for name, array in arrays.items():
+        if not array.ndim:
+            raise DatasetError(f"{file}: `{name}` is a single {array.dtype}, expected an array with a value for each step")
+
+
+def require_frames(file: Path, name: str, count: int) -> None:
+    """An episode's frames are as many as its labels ask for; told by the array's header, without reading it.
+
+    Raises:
+        DatasetError: there are none, or another number.
+    """
+    with open_archive(file) as archive:
+        shape = header(file, archive, name).shape
+    if len(shape) != 4 or shape[0] != count:
+        raise DatasetError(f"{file}: `{name}` is {shape}, expected {count} frames")
 
 
 def _frames(file: Path) -> np.ndarray:
@@ -115,30 +135,13 @@ def _frames(file: Path) -> np.ndarray:
     if frames.ndim != 4 or 3 not in (frames.shape[1], frames.shape[3]):
         raise DatasetError(f"{file}: `observations` is {frames.dtype} {frames.shape}, expected uint8 (T + 1, 3, h, w)")
     if frames.dtype != np.uint8:
-        whole = frames.astype(np.uint8)
-        if frames.dtype.kind not in "fiu" or (whole != frames).any():
+        numbers = frames.dtype.kind in "fiu"
+        with np.errstate(invalid="ignore"):  # NaN is not equal to what becomes of it
+            whole = frames.astype(np.uint8) if numbers else frames
+        if not numbers or (whole != frames).any():
             raise DatasetError(f"{file}: `observations` is {frames.dtype} and not all are whole numbers 0 to 255")
         frames = whole
     return frames if frames.shape[1] != 3 else np.ascontiguousarray(frames.transpose(0, 2, 3, 1))
-
-
-def load(file: Path, *names: str) -> dict[str, np.ndarray]:
-    """Some arrays of an archive, whatever its suffix.
-
-    Raises:
-        DatasetError: no whole archive, an array is missing, or it is pickled.
-    """
-    try:
-        # Of the file, not of its name: numpy would take a bare array for one too.
-        with np.lib.npyio.NpzFile(file.open("rb"), own_fid=True, allow_pickle=False) as archive:
-            missing = [name for name in names if name not in archive]
-            if missing:
-                raise DatasetError(f"{file}: no array `{missing[0]}`; expected {', '.join(names)}")
-            return {name: archive[name] for name in names}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        if isinstance(error, DatasetError):
-            raise
-        raise DatasetError(f"{file}: not a whole archive of numbers ({error})") from error
 
 
 def _attrs(file: Path) -> dict[str, Any]:

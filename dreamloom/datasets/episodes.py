@@ -143,13 +143,27 @@ def open_episodes(
     def part(number: int) -> LazyArray:
         return LazyArray((steps[number].rows, *shape), np.uint8, lambda start, stop: loaded(number)[start:stop])
 
-    columns = joined_columns(steps)
+    columns = joined_columns(steps, files)
     columns["observations"] = joined([part(number) for number in range(len(files))])
     infos = {name.removeprefix("infos/"): columns.pop(name) for name in list(columns) if name.startswith("infos/")}
     return Dataset(path, columns, infos=infos, attrs=attrs, close=loaded.cache_clear)
 
 
-def joined_columns(steps: Sequence[Steps]) -> dict[str, LazyArray]:
-    """The rows of all episodes without the frames."""
+def joined_columns(steps: Sequence[Steps], files: Sequence[Path]) -> dict[str, LazyArray]:
+    """The rows of all episodes without the frames.
+
+    Args:
+        steps: of the episodes.
+        files: that each of them is in.
+
+    Raises:
+        DatasetError: the actions of two episodes differ in size.
+    """
+    first = steps[0].actions
+    for file, episode in zip(files, steps, strict=True):
+        if episode.actions.shape[1:] != first.shape[1:]:
+            raise DatasetError(
+                f"{file}: actions are {episode.actions.shape[1:]}, those of {files[0].name} are {first.shape[1:]}"
+            )
     tables = [episode.columns() for episode in steps]
     return {name: as_lazy(np.concatenate([table[name] for table in tables])) for name in tables[0]}

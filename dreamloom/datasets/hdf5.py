@@ -5,7 +5,8 @@ D4RL leaves out `timeouts` in its older files, where its rule counts the environ
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from enum import IntFlag
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,17 @@ import h5py
 import numpy as np
 
 from dreamloom.datasets.atomic import atomic_path
-from dreamloom.datasets.columns import DatasetError, normalized, require_rows
+from dreamloom.datasets.columns import COLUMNS, DatasetError, normalized
+from dreamloom.datasets.hdf5_file import held_item, kind, open_file
 from dreamloom.datasets.lazy import LazyArray, as_lazy, picked
+from dreamloom.datasets.reading import guarded, reading
 from dreamloom.datasets.runs import with_run_ends
 from dreamloom.datasets.scores import step_limit
 from dreamloom.datasets.store import FORMAT_VERSION, Dataset, episode_bounds, write_attrs
 from dreamloom.datasets.types import Transitions
 
 _PIECE = 2**26  # bytes that are copied at a time
+_MEANT = ("closing", "level_seed")  # infos that change what is read, so that none of them may be passed over
 
 
 class Closing(IntFlag):
@@ -54,20 +58,20 @@ def open_hdf5(path: Path, *, max_episode_steps: int | None = None) -> Dataset:
     Raises:
         DatasetError: not a whole HDF5 file, or a column is missing or malformed.
     """
-    file = _open(path)
+    file = open_file(path)
     try:
         attrs = _attrs(path, file)
-        columns = normalized(str(path), {key: _held(file[key]) for key in file})
-        infos = _infos(path, file, len(columns["observations"]))
+        columns = normalized(str(path), {key: held_item(path, file, key) if key in COLUMNS else None for key in file})
+        infos, passed_over = _infos(path, file, len(columns["observations"]))
         if "timeouts" not in columns:
             limit = max_episode_steps or attrs.get("max_episode_steps") or step_limit(attrs.get("env") or path.stem)
-            columns["timeouts"] = as_lazy(_timeouts(columns["terminals"][:], limit))
+            columns["timeouts"] = as_lazy(_timeouts(guarded(columns["terminals"], path, "terminals")[:], limit))
         if "closing" in infos:
             columns, infos = _without_closing_rows(path, columns, infos)
     except BaseException:
         file.close()
         raise
-    return Dataset(path, columns, infos=infos, attrs=attrs, close=file.close)
+    return Dataset(path, columns, infos=infos, attrs=attrs, passed_over=passed_over, close=file.close)
 
 
 def save_hdf5(path: Path, parts: Iterable[Transitions], attrs: Mapping[str, Any]) -> None:
@@ -124,26 +128,26 @@ def _with_closing_rows(part: Transitions, ends: np.ndarray) -> dict[str, np.ndar
     return columns | {"terminals": part.terminals[index] & ~closing, "timeouts": closing, "infos/closing": code}
 
 
-def _open(path: Path) -> h5py.File:
-    try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        raise DatasetError(f"{path}: not a whole HDF5 file ({error})") from error
+def _infos(path: Path, file: h5py.File, rows: int) -> tuple[dict[str, LazyArray], dict[str, str]]:
+    """The arrays under `infos/` that have a value for each row; of the others, why they are passed over.
 
-
-def _held(item: Any) -> Any:
-    return item if isinstance(item, h5py.Dataset) else None
-
-
-def _infos(path: Path, file: h5py.File, rows: int) -> dict[str, LazyArray]:
-    group = file.get("infos", {})
+    D4RL's files hold whatever the policy or the simulator told, scalars and arrays of other lengths among it.
+    """
+    group = held_item(path, file, "infos") if "infos" in file else {}
     if isinstance(group, h5py.Dataset):
-        raise DatasetError(f"{path}: `infos` is an array, expected a group of arrays with N rows")
-    for name, array in group.items():
-        if not isinstance(array, h5py.Dataset) or not array.ndim:
-            raise DatasetError(f"{path}: no array `infos/{name}`; expected an array of {rows} rows")
-        require_rows(str(path), f"infos/{name}", array, rows)
-    return {name: as_lazy(array) for name, array in group.items()}
+        raise DatasetError(f"{path}: `infos` is {kind(group)}, expected a group of arrays with N rows")
+    found, passed_over = {}, {}
+    for name in group if isinstance(group, h5py.Group) else ():
+        try:
+            array = held_item(path, group, name)
+            if not isinstance(array, h5py.Dataset) or array.shape[:1] != (rows,):
+                raise DatasetError(f"{path}: `infos/{name}` is {kind(array)}, expected an array of {rows} rows")
+            found[name] = as_lazy(array)
+        except DatasetError as error:
+            if name in _MEANT:
+                raise
+            passed_over[f"infos/{name}"] = str(error).partition(f"`infos/{name}` ")[2] or str(error)
+    return found, passed_over
 
 
 def _timeouts(terminals: np.ndarray, limit: int | None) -> np.ndarray:
@@ -164,7 +168,9 @@ def _without_closing_rows(
     path: Path, columns: Mapping[str, LazyArray], infos: Mapping[str, LazyArray]
 ) -> tuple[dict[str, LazyArray], dict[str, LazyArray]]:
     """Transitions of a file with closing rows: what follows a row is the row after it, closing or not."""
-    closing = infos["closing"][:]
+    if infos["closing"].ndim != 1 or infos["closing"].dtype.kind not in "iu":
+        raise DatasetError(f"{path}: `infos/closing` is {infos['closing'].dtype} {infos['closing'].shape}, expected uint8 (N,)")
+    closing = guarded(infos["closing"], path, "infos/closing")[:]
     rows = np.flatnonzero(closing == 0)
     if len(rows) and rows[-1] + 1 == len(closing):
         raise DatasetError(f"{path}: `infos/closing` is 0 in the last row, expected a closing row after the last transition")
@@ -178,15 +184,31 @@ def _without_closing_rows(
 
 
 def _attrs(path: Path, file: h5py.File) -> dict[str, Any]:
-    attrs = {name: _decode(value) for name, value in file.attrs.items()}
+    attrs = {name: _attribute(path, file, name) for name in file.attrs}
     version = attrs.get("format_version", FORMAT_VERSION)
     if version != FORMAT_VERSION:
         raise DatasetError(f"{path}: format_version {version}; this version reads {FORMAT_VERSION}")
-    metadata = file.get("metadata")
-    if isinstance(metadata, h5py.Group):  # D4RL's: the policy's weights, and a few words about it
-        words = {name: _decode(item[()]) for name, item in metadata.items() if isinstance(item, h5py.Dataset) and not item.ndim}
-        attrs |= {"metadata": words} if words else {}
-    return attrs
+    limit = attrs.get("max_episode_steps", 1)
+    if not isinstance(limit, int) or limit < 1:
+        raise DatasetError(f"{path}: the attribute `max_episode_steps` is {limit!r}, expected a whole number above 0")
+    words = dict(_metadata(path, file))
+    return attrs | ({"metadata": words} if words else {})
+
+
+def _attribute(path: Path, file: h5py.File, name: str) -> Any:
+    with reading(path, f"attribute {name}"):
+        return _decode(file.attrs[name])
+
+
+def _metadata(path: Path, file: h5py.File) -> Iterator[tuple[str, Any]]:
+    """D4RL's: the policy's weights, and a few words about it, which are all that is kept; what cannot be read is not needed."""
+    with suppress(DatasetError):
+        group = held_item(path, file, "metadata") if "metadata" in file else None
+        for name in group if isinstance(group, h5py.Group) else ():
+            with suppress(DatasetError), reading(path, f"metadata/{name}"):
+                item = held_item(path, group, name)
+                if isinstance(item, h5py.Dataset) and item.shape == ():
+                    yield name, _decode(item[()])
 
 
 def _decode(value: Any) -> Any:

@@ -6,11 +6,9 @@ A Minari folder may name an environment whose entry point is imported and called
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from gymnasium import spaces
 from minari.dataset._storages import get_minari_storage
@@ -20,11 +18,16 @@ from minari.serialization import deserialize_space
 from minari.storage.datasets_root_dir import get_dataset_path
 
 from dreamloom.datasets.columns import DatasetError, normalized
+from dreamloom.datasets.hdf5_file import held_tree, kind, open_file
 from dreamloom.datasets.lazy import LazyArray, as_lazy
 from dreamloom.datasets.minari_spaces import Form, stored_space
+from dreamloom.datasets.reading import reading, require_file
 from dreamloom.datasets.store import Dataset
 
 NEXT_KNOWN = "next_known"  # the `infos` entry that says whether a final observation was known
+MAIN = "main_data.hdf5"
+_PER_STEP = {"rewards": "rewards", "terminals": "terminations", "timeouts": "truncations"}  # ours -> Minari's
+_NONE = {name: np.empty(0, np.float32 if name == "rewards" else bool) for name in (*_PER_STEP, NEXT_KNOWN)}
 _KEPT = ("dataset_id", "algorithm_name", "author", "description", "code_permalink", "minari_version")
 
 
@@ -47,22 +50,23 @@ def open_minari(path: Path) -> Dataset:
         DatasetError: not a whole Minari dataset, or its observations or actions are no numbers.
     """
     folder = path / "data" if (path / "data").is_dir() else path
-    try:
+    require_file(folder / "metadata.json")
+    with reading(folder / "metadata.json"):
         metadata = MinariStorage.read_raw_metadata(folder)
+        if not isinstance(metadata, dict) or not isinstance(metadata.get("data_format"), str):
+            raise DatasetError(f"{folder / 'metadata.json'}: not a Minari dataset's: it names no `data_format`")
+        attrs = _attrs(metadata)
+    with reading(path):
         episodes = _Episodes(folder, metadata)
         columns = normalized(str(path), episodes.columns())
-    except DatasetError:
-        raise
-    except (OSError, ValueError, LookupError, TypeError, AssertionError) as error:
-        raise DatasetError(f"{path}: not a whole Minari dataset ({type(error).__name__}: {error})") from error
-    return Dataset(path, columns, attrs=_attrs(metadata) | episodes.attrs)
+    return Dataset(path, columns, attrs=attrs | episodes.attrs)
 
 
 class _Episodes:
     """The episodes of a Minari dataset as rows: T actions and T + 1 observations are T rows with what followed each."""
 
     def __init__(self, folder: Path, metadata: Mapping[str, Any]) -> None:
-        found = {name: _space(folder, metadata, f"{name}_space") for name in ("observation", "action")}
+        found = {name: _storage_space(folder, metadata, f"{name}_space") for name in ("observation", "action")}
         packed = bool(metadata.get("jpeg_encoding", True))
         # Not `MinariStorage.read`, which builds the environment of a dataset without spaces.
         self.storage = get_minari_storage(metadata["data_format"])(
@@ -73,10 +77,11 @@ class _Episodes:
         seen = (self.seen.shape, self.seen.dtype)
         self._shapes: dict[str, tuple[tuple[int, ...], Any]] = {"observations": seen, "next_observations": seen}
         self._shapes["actions"] = (self.done.shape, self.done.dtype)
-        count = self.storage.total_episodes
-        lengths = [int(episode["total_steps"]) for episode in self.storage.get_episode_metadata(range(count))]
-        self.stops = np.cumsum(lengths, dtype=np.int64)
-        self.rows = int(self.stops[-1]) if count else 0
+        labels = [_labels(folder, f"episode_{number}", *told) for number, told in enumerate(self._told())]
+        self.stops = np.cumsum([len(episode["rewards"]) for episode in labels], dtype=np.int64)
+        self.rows = int(self.stops[-1]) if labels else 0
+        # Six bytes a row, so that these need no reading of observations.
+        self._flat = {name: np.concatenate([_NONE[name], *(episode[name] for episode in labels)]) for name in _NONE}
         self.attrs = {"observation_parts": self.seen.parts} if self.seen.parts else {}
         self._last: tuple[tuple[int, int], dict[str, np.ndarray]] | None = None
 
@@ -94,30 +99,19 @@ class _Episodes:
             columns[NEXT_KNOWN] = as_lazy(self._flat[NEXT_KNOWN])
         return columns
 
-    @cached_property
-    def _flat(self) -> dict[str, np.ndarray]:
-        """Rewards and flags of all rows: six bytes a row, so that they need no reading of observations."""
-        rewards, known = np.zeros(self.rows, np.float32), np.ones(self.rows, bool)
-        terminals, timeouts = np.zeros(self.rows, bool), np.zeros(self.rows, bool)
-        start = 0
-        for episode, stop in zip(self._scalars(), self.stops.tolist(), strict=True):
-            rewards[start:stop] = episode["rewards"][:]
-            terminals[start:stop] = episode["terminations"][:]
-            timeouts[start:stop] = episode["truncations"][:]
-            infos = episode.get("infos") or {}
-            if NEXT_KNOWN in infos:
-                known[start:stop] = infos[NEXT_KNOWN][1:]
-            timeouts[stop - 1] |= not terminals[stop - 1]  # cut off, whatever it says
-            start = stop
-        return {"rewards": rewards, "terminals": terminals, "timeouts": timeouts, NEXT_KNOWN: known}
-
-    def _scalars(self) -> Iterator[Mapping[str, Any]]:
+    def _told(self) -> Iterator[tuple[int, Mapping[str, Any]]]:
+        """Of each episode the number of steps that its metadata gives, and the episode itself."""
+        count = self.storage.total_episodes
+        lengths = (int(episode["total_steps"]) for episode in self.storage.get_episode_metadata(range(count)))
         if self.storage.FORMAT != "hdf5":
-            yield from self.storage.get_episodes(range(len(self.stops)))
+            yield from zip(lengths, self.storage.get_episodes(range(count)), strict=True)
             return
-        with h5py.File(self.storage.data_path / "main_data.hdf5") as file:
-            for number in range(len(self.stops)):
-                yield file[f"episode_{number}"]
+        path = self.storage.data_path / MAIN
+        with open_file(path) as file:
+            if len(file) != count:
+                raise DatasetError(f"{path}: holds {len(file)} episodes, metadata.json says {count}")
+            for number, steps in enumerate(lengths):
+                yield steps, held_tree(path, file, f"episode_{number}")
 
     def _block(self, start: int, stop: int) -> dict[str, np.ndarray]:
         """Observations and actions of some rows; the last block is kept, since its columns are read one after another."""
@@ -148,13 +142,37 @@ class _Episodes:
         return {"observations": seen[:-1][rows], "next_observations": seen[1:][rows], "actions": actions[rows]}
 
 
-def _space(folder: Path, metadata: Mapping[str, Any], key: str) -> spaces.Space:
+def _labels(folder: Path, name: str, steps: int, episode: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Rewards and flags of an episode, each with a value for every step."""
+    missing = next((key for key in (*_PER_STEP.values(), "observations", "actions") if key not in episode), None)
+    if missing:
+        raise DatasetError(f"{folder}: no array `{name}/{missing}`")
+    columns = {}
+    for ours, key in _PER_STEP.items():
+        array = episode[key]
+        if getattr(array, "shape", None) != (steps,) or array.dtype.kind not in "fiub":
+            told = f"expected a number for each step; `total_steps` is {steps}"
+            raise DatasetError(f"{folder}: `{name}/{key}` is {kind(array)}, {told}")
+        with reading(folder, f"{name}/{key}"), np.errstate(over="ignore"):
+            columns[ours] = np.asarray(array[:]).astype(_NONE[ours].dtype)
+    known = (episode.get("infos") or {}).get(NEXT_KNOWN)
+    if known is not None and known.shape != (steps + 1,):
+        raise DatasetError(f"{folder}: `{name}/infos/{NEXT_KNOWN}` is {known.shape}, expected {steps + 1} flags")
+    columns[NEXT_KNOWN] = np.ones(steps, bool) if known is None else np.asarray(known[:])[1:].astype(bool)
+    columns["timeouts"][-1:] |= ~columns["terminals"][-1:]  # cut off, whatever it says
+    return columns
+
+
+def _storage_space(folder: Path, metadata: Mapping[str, Any], key: str) -> spaces.Space:
     if key in metadata:
-        return deserialize_space(metadata[key])
+        with reading(folder / "metadata.json", key):
+            return deserialize_space(metadata[key])
     if metadata["data_format"] != "hdf5":
-        raise ValueError(f"metadata.json has no `{key}`, and the environment that it names is not built")
-    with h5py.File(folder / "main_data.hdf5") as file:
-        return stored_space(file["episode_0"][key.replace("_space", "s")])
+        raise DatasetError(f"{folder}: metadata.json has no `{key}`, and the environment that it names is not built")
+    with open_file(folder / MAIN) as file:
+        first = held_tree(folder / MAIN, file, "episode_0")
+        with reading(folder / MAIN, f"episode_0/{key.replace('_space', 's')}"):
+            return stored_space(first[key.replace("_space", "s")])
 
 
 def _attrs(metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -162,5 +180,6 @@ def _attrs(metadata: Mapping[str, Any]) -> dict[str, Any]:
     attrs = {name: metadata[name] for name in _KEPT if name in metadata} | (own if isinstance(own, dict) else {})
     spec = metadata.get("env_spec")
     if isinstance(spec, str):
-        attrs.setdefault("env", json.loads(spec).get("id"))
+        told = json.loads(spec)
+        attrs.setdefault("env", told.get("id") if isinstance(told, dict) else None)
     return attrs

@@ -9,7 +9,6 @@ import shutil
 import struct
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,9 +16,11 @@ from typing import IO, Any
 
 import numpy as np
 
+from dreamloom.datasets.archive import header, load, members_of, open_archive
 from dreamloom.datasets.atomic import atomic_path
-from dreamloom.datasets.columns import COLUMNS, DatasetError, normalized
+from dreamloom.datasets.columns import COLUMNS, normalized
 from dreamloom.datasets.lazy import LazyArray, as_lazy
+from dreamloom.datasets.reading import reading
 from dreamloom.datasets.store import Dataset
 from dreamloom.datasets.types import Transitions
 
@@ -33,13 +34,8 @@ def open_npz(path: Path) -> Dataset:
     Raises:
         DatasetError: not a whole archive, or a column is missing, malformed or pickled.
     """
-    try:
-        archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError) as error:
-        raise DatasetError(f"{path}: not a whole .npz archive ({error})") from error
-    with archive:
-        names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
-        raw = {name: _member(path, archive, name) if name in COLUMNS else None for name in names}
+    with open_archive(path) as archive:
+        raw = {name: _member(path, archive, name) if name in COLUMNS else None for name in sorted(members_of(archive))}
         attrs = _attrs(path, archive) if _ATTRS in raw else {}
     columns = normalized(str(path), raw)
     columns.setdefault("timeouts", as_lazy(np.zeros(len(columns["observations"]), bool)))
@@ -87,19 +83,10 @@ def _write_header(file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype) -> N
 
 
 def _member(path: Path, archive: zipfile.ZipFile, name: str) -> LazyArray:
+    shape, fortran, dtype, skip = header(path, archive, name)
     info = archive.getinfo(f"{name}.npy")
-    try:
-        with archive.open(info) as member:
-            version = np.lib.format.read_magic(member)
-            read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, fortran, dtype = read_header(member)
-            skip = member.tell()
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
-        raise DatasetError(f"{path}: `{name}` is not a whole array ({error})") from error
-    if dtype.hasobject:
-        raise DatasetError(f"{path}: `{name}` holds pickled objects, which are never loaded; expected numbers")
     if not shape or 0 in shape or fortran:
-        return LazyArray(shape, dtype, lambda start, stop: _load(path, name)[start:stop])
+        return LazyArray(shape, dtype, lambda start, stop: load(path, name)[name][start:stop])
     mapped: list[np.ndarray] = []
 
     def read(start: int, stop: int) -> np.ndarray:
@@ -116,25 +103,15 @@ def _map(path: Path, info: zipfile.ZipInfo, skip: int, shape: tuple[int, ...], d
             file.seek(info.header_offset + _LOCAL_HEADER - 4)
             lengths = struct.unpack("<HH", file.read(4))  # of the name and of the extra field
         return np.memmap(path, dtype, "r", info.header_offset + _LOCAL_HEADER + sum(lengths) + skip, shape)
-    with tempfile.TemporaryFile() as file, zipfile.ZipFile(path) as archive:
-        try:
-            with archive.open(info) as member:
-                shutil.copyfileobj(member, file, 2**20)
-        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-            raise DatasetError(f"{path}: `{info.filename}` is not whole ({error})") from error
+    with tempfile.TemporaryFile() as file, open_archive(path) as archive:
+        with reading(path, info.filename), archive.open(info) as member:
+            shutil.copyfileobj(member, file, 2**20)
         file.flush()
         return np.memmap(file, dtype, "r", skip, shape)  # which keeps the nameless file alive
 
 
-def _load(path: Path, name: str) -> np.ndarray:
-    with np.load(path, allow_pickle=False) as archive:
-        return archive[name]
-
-
 def _attrs(path: Path, archive: zipfile.ZipFile) -> dict[str, Any]:
-    try:
-        with archive.open(f"{_ATTRS}.npy") as member:
-            attrs = json.loads(str(np.lib.format.read_array(member, allow_pickle=False)))
-    except ValueError as error:
-        raise DatasetError(f"{path}: `{_ATTRS}` is not JSON ({error})") from error
+    header(path, archive, _ATTRS)
+    with reading(path, _ATTRS), archive.open(f"{_ATTRS}.npy") as member:
+        attrs = json.loads(str(np.lib.format.read_array(member, allow_pickle=False)))
     return attrs if isinstance(attrs, dict) else {}

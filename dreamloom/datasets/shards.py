@@ -16,6 +16,7 @@ import h5py
 import numpy as np
 
 from dreamloom.datasets.atomic import atomic_path
+from dreamloom.datasets.reading import reading, require_file
 from dreamloom.datasets.store import DatasetError, write_attrs
 from dreamloom.datasets.types import Transitions
 
@@ -120,9 +121,10 @@ def shard_numbers(folder: Path) -> list[int]:
 
 def read_manifest(folder: Path, shard: int) -> dict[str, Any] | None:
     """A shard's manifest; None where there is none that can be read."""
+    path = manifest_path(folder, shard)
     try:
-        manifest = json.loads(manifest_path(folder, shard).read_text())
-    except (FileNotFoundError, ValueError):
+        manifest = json.loads(path.read_text()) if path.is_file() else None
+    except (ValueError, RecursionError):
         return None
     return manifest if isinstance(manifest, dict) else None
 
@@ -187,16 +189,21 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def _index(folder: Path) -> dict[str, Any]:
     path = folder / INDEX
-    try:
-        index = json.loads(path.read_text())
-    except FileNotFoundError as error:
+    if not path.exists():
         done = len(list(folder.glob("shard-*.json")))
         raise DatasetError(
             f"{folder}: no {INDEX}; it has {done} finished shards: run the command that made them again to finish it"
-        ) from error
-    except ValueError as error:
-        raise DatasetError(f"{path}: not JSON ({error})") from error
+        )
+    require_file(path)
+    with reading(path):
+        index = json.loads(path.read_text())
     head = (index.get("format"), index.get("format_version")) if isinstance(index, dict) else None
     if head != (FORMAT, VERSION) or not {"attrs", "shards"} <= index.keys():
         raise DatasetError(f"{path}: not an index of shards; expected format {FORMAT!r}, format_version {VERSION}")
+    if not isinstance(index["attrs"], dict) or not isinstance(index["shards"], list):
+        raise DatasetError(f"{path}: `attrs` must be a table and `shards` a list")
+    for number, entry in enumerate(index["shards"]):
+        known = {"file": str, "bytes": int}
+        if not isinstance(entry, dict) or any(not isinstance(entry.get(key), kind) for key, kind in known.items()):
+            raise DatasetError(f"{path}: entry {number} of `shards` must give `file`, a name, and `bytes`, a number")
     return index

@@ -1,6 +1,8 @@
 """Reading a dataset, whatever its format: D4RL's flat names (docs/data.md), from rows that stay on disk until sliced."""
 
 import json
+import math
+import warnings
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +12,9 @@ import h5py
 import numpy as np
 
 from dreamloom.datasets.columns import PIXELS, DatasetError, is_pixels
+from dreamloom.datasets.kinds import kind_of, not_read
 from dreamloom.datasets.lazy import LazyArray
+from dreamloom.datasets.reading import guarded, reading, require_file
 
 __all__ = ["FORMAT", "FORMAT_VERSION", "Dataset", "DatasetError", "episode_bounds", "open_dataset", "write_attrs"]
 
@@ -33,6 +37,7 @@ class Dataset:
         next_known: (N,) bool, False where `next_observations` does not hold what followed; None where all are known.
         infos: name -> array of N rows, e.g. `level_seed`.
         attrs: the file's attributes; those that hold JSON are decoded.
+        passed_over: what is there and is not part of the dataset -> why.
     """
 
     def __init__(
@@ -42,14 +47,17 @@ class Dataset:
         *,
         infos: Mapping[str, LazyArray] | None = None,
         attrs: Mapping[str, Any] | None = None,
+        passed_over: Mapping[str, str] | None = None,
         close: Callable[[], None] = lambda: None,
     ) -> None:
         self.path, self.ref = Path(path), str(path)
+        columns = {name: guarded(array, path, name) for name, array in columns.items()}
         self.observations, self.terminals = columns["observations"], columns["terminals"]
         self.timeouts = columns["timeouts"]
         self.actions, self.rewards = columns.get("actions"), columns.get("rewards")
         self.next_observations, self.next_known = columns.get("next_observations"), columns.get("next_known")
-        self.infos, self.attrs = dict(infos or {}), dict(attrs or {})
+        self.infos = {name: guarded(array, path, f"infos/{name}") for name, array in (infos or {}).items()}
+        self.attrs, self.passed_over = dict(attrs or {}), dict(passed_over or {})
         self.max_episode_steps: int | None = None
         self._close = close
 
@@ -92,13 +100,27 @@ class Dataset:
 
     @property
     def fps(self) -> float:
-        """Frames a second of real time."""
-        return float(self.attrs.get("fps", 15.0))
+        """Frames a second of real time.
+
+        Raises:
+            DatasetError: the file's attribute is no number above 0.
+        """
+        fps = self.attrs.get("fps", 15.0)
+        if not isinstance(fps, int | float) or not 0 < fps < math.inf:
+            raise DatasetError(f"{self.ref}: the attribute `fps` is {fps!r}, expected a number above 0")
+        return float(fps)
 
     @property
     def action_names(self) -> list[str] | None:
-        """A name for each discrete action, where the file holds them."""
-        return self.attrs.get("action_names")
+        """A name for each discrete action, where the file holds them.
+
+        Raises:
+            DatasetError: the file's attribute is no list of texts.
+        """
+        names = self.attrs.get("action_names")
+        if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+            raise DatasetError(f"{self.ref}: the attribute `action_names` is {names!r:.60}, expected a list of names")
+        return names
 
 
 def open_dataset(ref: str | Path, *, max_episode_steps: int | None = None) -> Dataset:
@@ -113,7 +135,14 @@ def open_dataset(ref: str | Path, *, max_episode_steps: int | None = None) -> Da
     Raises:
         DatasetError: not a readable dataset, or an array is missing, of another kind or of another length.
     """
-    data = _opener(str(ref))(max_episode_steps)
+    kind, path, limit = _located(str(ref))
+    with reading(ref):
+        kind = kind or kind_of(path)
+        data = _reader(kind)(path, max_episode_steps or limit)
+        if path.is_dir():
+            for name, why in not_read(path, kind).items():
+                data.passed_over[name] = why
+                warnings.warn(f"{path}: {name} passed over, {why}", stacklevel=2)
     data.ref, data.max_episode_steps = str(ref), max_episode_steps
     return data
 
@@ -122,69 +151,49 @@ def _reopen(ref: str, max_episode_steps: int | None) -> Dataset:
     return open_dataset(ref, max_episode_steps=max_episode_steps)
 
 
-def _opener(ref: str) -> Callable[[int | None], Dataset]:
-    """The reader of a format. Readers import this module, and some of them optional packages, so they come in late."""
-    from dreamloom.datasets.hdf5 import open_hdf5
-
-    if ref.startswith("minari:"):
+def _located(ref: str) -> tuple[str, Path, int | None]:
+    """Which format it is ("" where the path itself tells), where it lies, and the environment's step limit if it is known."""
+    kind, _, rest = ref.partition(":")
+    if kind == "minari":
         from dreamloom.datasets.fetch import minari_folder
-        from dreamloom.datasets.minari_format import open_minari
 
-        return lambda _: open_minari(minari_folder(ref.removeprefix("minari:")))
-    if ref.startswith("d4rl:"):
+        return kind, minari_folder(rest), None
+    if kind == "d4rl":
         from dreamloom.datasets.fetch import d4rl_file
         from dreamloom.datasets.scores import step_limit
 
-        name = ref.removeprefix("d4rl:")
-        return lambda limit: open_hdf5(d4rl_file(name), max_episode_steps=limit or step_limit(name))
-    kind, _, rest = ref.partition(":")
+        return kind, d4rl_file(rest), step_limit(rest)
     kind = kind if kind in ("dgrl", "vd4rl") else ""
     path = Path(rest if kind else ref)
     if not path.exists():
         raise DatasetError(f"{path}: no such file")
-    kind = kind or _kind_of_episodes(path)
-    if kind:
+    if not path.is_dir():
+        require_file(path)
+    return kind, path, None
+
+
+def _reader(kind: str) -> Callable[[Path, int | None], Dataset]:
+    """The reader of a format. Readers import this module, and some of them optional packages, so they come in late."""
+    from dreamloom.datasets.hdf5 import open_hdf5
+
+    if kind == "minari":
+        from dreamloom.datasets.minari_format import open_minari
+
+        return lambda path, _: open_minari(path)
+    if kind in ("dgrl", "vd4rl"):
         from dreamloom.datasets.dgrl import open_dgrl
         from dreamloom.datasets.vd4rl import open_vd4rl
 
-        return lambda _: open_dgrl(path) if kind == "dgrl" else open_vd4rl(path)
-    if path.is_dir():
-        return lambda _: _open_folder(path)
-    if path.suffix == ".npz":
+        return lambda path, _: open_dgrl(path) if kind == "dgrl" else open_vd4rl(path)
+    if kind == "shards":
+        from dreamloom.datasets.folder import open_folder
+
+        return lambda path, _: open_folder(path)
+    if kind == "npz":
         from dreamloom.datasets.npz import open_npz
 
-        return lambda _: open_npz(path)
-    return lambda limit: open_hdf5(path, max_episode_steps=limit)
-
-
-def _kind_of_episodes(path: Path) -> str:
-    """Which of the formats of episodes a path has, told by the names of its arrays; none where it has another format."""
-    from dreamloom.datasets import dgrl, vd4rl
-    from dreamloom.datasets.shards import is_shard_folder
-
-    if path.is_dir():
-        if is_shard_folder(path):
-            return ""
-        path = next((file for file in sorted(path.iterdir()) if file.suffix in (*dgrl.SUFFIXES, ".hdf5", ".h5")), path)
-    if path.suffix in dgrl.SUFFIXES:
-        held = dgrl.members(path)
-        return "dgrl" if held >= dgrl.MEMBERS else "vd4rl" if held >= vd4rl.MEMBERS else ""
-    return "vd4rl" if path.suffix in (".hdf5", ".h5") and vd4rl.is_flat(path) else ""
-
-
-def _open_folder(path: Path) -> Dataset:
-    from dreamloom.datasets.folder import open_folder
-    from dreamloom.datasets.shards import is_shard_folder
-
-    if is_shard_folder(path):
-        return open_folder(path)
-    if any(path.joinpath(*parts, "metadata.json").is_file() for parts in ((), ("data",))):
-        from dreamloom.datasets.minari_format import open_minari
-
-        return open_minari(path)
-    raise DatasetError(
-        f"{path}: is a folder; expected a file, a folder of shards, of episodes (DGRL, V-D4RL) or a Minari dataset"
-    )
+        return lambda path, _: open_npz(path)
+    return lambda path, limit: open_hdf5(path, max_episode_steps=limit)
 
 
 def episode_bounds(ends_after: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -13,11 +13,14 @@ from typing import Any
 import h5py
 import numpy as np
 
+from dreamloom.datasets.archive import load
 from dreamloom.datasets.atomic import atomic_folder, atomic_path
 from dreamloom.datasets.columns import DatasetError
-from dreamloom.datasets.dgrl import episode_files, load
+from dreamloom.datasets.dgrl import episode_files, require_frames, require_lists
 from dreamloom.datasets.episodes import Episode, Steps, iter_episodes, joined_columns, open_episodes
+from dreamloom.datasets.hdf5_file import held_item, kind, open_file
 from dreamloom.datasets.lazy import LazyArray, joined, picked
+from dreamloom.datasets.reading import guarded, reading
 from dreamloom.datasets.store import Dataset
 from dreamloom.datasets.types import Transitions
 
@@ -30,9 +33,9 @@ _TASK = re.compile(r"(cheetah[_-]run|walker[_-]walk|humanoid[_-]walk)")
 def is_flat(path: Path) -> bool:
     """Whether a file is V-D4RL's flat HDF5."""
     try:
-        with h5py.File(path, "r") as file:
+        with open_file(path) as file:
             return {"observation", "step_type"} <= set(file)
-    except OSError:
+    except DatasetError:
         return False
 
 
@@ -118,18 +121,22 @@ def _save_folder(folder: Path, episodes: Iterator[Episode]) -> int:
 def _open_flat(path: Path, files: list[Path]) -> Dataset:
     handles: list[h5py.File] = []
     try:
-        steps, frames = [], []
+        steps, owners, frames = [], [], []
         for name in files:
-            handles.append(_opened(name))
-            parts = list(_flat_steps(name, handles[-1]))
+            handles.append(open_file(name))
+            arrays = _arrays(name, handles[-1])
+            parts = list(_flat_steps(name, arrays))
             steps += [part for part, _ in parts]
+            owners += [name] * len(parts)
             kept = np.concatenate([np.arange(start, start + part.rows) for part, start in parts])
-            whole = _channels_last(handles[-1]["observation"])
+            whole = guarded(_channels_last(arrays["observation"]), name, "observation")
             frames.append(whole if len(kept) == len(whole) else picked(whole, kept))
+            if whole.shape[1:] != frames[0].shape[1:]:
+                raise DatasetError(f"{name}: frames are {whole.shape[1:]}, those of {files[0].name} are {frames[0].shape[1:]}")
+        columns = joined_columns(steps, owners)
     except BaseException:
         _close(handles)
         raise
-    columns = joined_columns(steps)
     columns["observations"] = frames[0] if len(frames) == 1 else joined(frames)
     infos = {name.removeprefix("infos/"): columns.pop(name) for name in list(columns) if name.startswith("infos/")}
     return Dataset(path, columns, infos=infos, attrs=_attrs(path), close=lambda: _close(handles))
@@ -140,44 +147,56 @@ def _close(handles: list[h5py.File]) -> None:
         handle.close()
 
 
-def _opened(path: Path) -> h5py.File:
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise DatasetError(f"{path}: not a whole HDF5 file ({error})") from error
-    missing = [name for name in FLAT if not isinstance(file.get(name), h5py.Dataset)]
-    shape: tuple[int, ...] = () if missing else file["observation"].shape
-    if missing or len(shape) != 4 or shape[1] != 3 or file["observation"].dtype != np.uint8 or not shape[0]:
-        file.close()
-        told = f"no array `{missing[0]}`" if missing else f"`observation` is {shape}, expected uint8 (N, 3, h, w)"
-        raise DatasetError(f"{path}: {told}; V-D4RL's flat files hold {', '.join(FLAT)}")
-    return file
+def _arrays(path: Path, file: h5py.File) -> dict[str, Any]:
+    """The arrays of a flat file: the frames where they are, the labels read; each has a row for every frame."""
+    held = {name: held_item(path, file, name) if name in file else None for name in FLAT}
+    for name, array in held.items():
+        if not isinstance(array, h5py.Dataset):
+            raise DatasetError(f"{path}: no array `{name}` ({kind(array)}); V-D4RL's flat files hold {', '.join(FLAT)}")
+    shape = held["observation"].shape
+    if held["observation"].dtype != np.uint8 or len(shape) != 4 or shape[1] != 3 or 0 in shape:
+        raise DatasetError(f"{path}: `observation` is {kind(held['observation'])}, expected uint8 (N, 3, h, w)")
+    for name in FLAT[1:]:
+        array, flat = held[name], name != "action"
+        if array.shape[:1] != shape[:1] or array.dtype.kind not in "fiub" or (flat and array.size != shape[0]):
+            expected = "numbers (N,)" if flat else "floats (N, a)"
+            raise DatasetError(f"{path}: `{name}` is {kind(array)}, expected {expected} for {shape[0]} frames of `observation`")
+        with reading(path, name):
+            held[name] = array[:].reshape(shape[0]) if flat else array[:]
+    return held
 
 
-def _flat_steps(path: Path, file: h5py.File) -> Iterator[tuple[Steps, int]]:
+def _flat_steps(path: Path, arrays: Mapping[str, Any]) -> Iterator[tuple[Steps, int]]:
     """The episodes of a file, each with its first row."""
-    kind = file["step_type"][:].reshape(-1)
-    starts = np.union1d([0], np.flatnonzero(kind == _FIRST))
-    ends = np.append(starts[1:], len(file["observation"]))
-    arrays = {name: file[name][:] for name in ("action", "reward", "discount")}
-    wrong = np.setdiff1d(np.flatnonzero(kind == _LAST) + 1, ends)
+    types = arrays["step_type"]
+    wrong = np.flatnonzero(~np.isin(types, (_FIRST, _MID, _LAST)))
+    if len(wrong):
+        raise DatasetError(f"{path}: `step_type` is {types[wrong[0]]} in row {wrong[0]}, expected 0, 1 or 2")
+    starts = np.union1d([0], np.flatnonzero(types == _FIRST))
+    ends = np.append(starts[1:], len(types))
+    wrong = np.setdiff1d(np.flatnonzero(types == _LAST) + 1, ends)
     if len(wrong):
         raise DatasetError(f"{path}: `step_type` is 2 in row {wrong[0] - 1}, and row {wrong[0]} does not begin an episode")
+    labels = {name: arrays[name] for name in ("action", "reward", "discount")}
     for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
-        yield _steps(f"{path}, rows {start}-{end - 1}", {k: v[start:end] for k, v in arrays.items()}, end - start), start
+        yield _steps(f"{path}, rows {start}-{end - 1}", {k: v[start:end] for k, v in labels.items()}, end - start), start
 
 
 def _steps_of(file: Path) -> Steps:
     arrays = load(file, "action", "reward", "discount")
-    return _steps(str(file), arrays, len(arrays["action"]))
+    require_lists(file, arrays)
+    rows = len(arrays["action"])
+    require_frames(file, "image", rows)
+    return _steps(str(file), arrays, rows)
 
 
 def _steps(where: str, arrays: Mapping[str, np.ndarray], rows: int) -> Steps:
     action, reward, discount = arrays["action"], arrays["reward"], arrays["discount"]
-    if action.ndim != 2 or action.dtype.kind != "f" or reward.size != rows or discount.size != rows:
+    numbers = reward.dtype.kind in "fiub" and discount.dtype.kind in "fiub"
+    if not rows or action.ndim != 2 or action.dtype.kind != "f" or not numbers or {reward.size, discount.size} != {rows}:
         raise DatasetError(
-            f"{where}: `action` is {action.dtype} {action.shape}, `reward` {reward.shape}, `discount` {discount.shape}; "
-            f"expected floats ({rows}, a), ({rows},) and ({rows},)"
+            f"{where}: `action` is {action.dtype} {action.shape}, `reward` {reward.dtype} {reward.shape}, `discount` "
+            f"{discount.dtype} {discount.shape}; expected floats (N, a), (N,) and (N,), with N at least 1"
         )
     discount = discount.reshape(rows)
     if not np.isin(discount[-1], (0, 1)) or (discount[1:-1] != 1).any():
