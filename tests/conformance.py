@@ -11,6 +11,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from exact import float64
 from jaxtyping import config
 from test_diffusion_world import diffusion_world
 from test_forcing import forcing_plain, forcing_world
@@ -161,6 +162,7 @@ def check_a_generator_fixes_all_that_is_drawn(case: Case) -> None:
     assert torch.equal(torch.get_rng_state(), before), "a step with a generator leaves the global one alone"
 
 
+@float64()
 def check_a_batch_equals_its_worlds_one_by_one(case: Case) -> None:
     """Worlds of different age, with a generator each; stacked, stepped and split."""
     world = case.build()
@@ -196,6 +198,7 @@ def check_a_step_leaves_its_state_alone(case: Case) -> None:
         assert all(torch.equal(x, before[name]) for name, x in tensors(state).items())
 
 
+@float64()
 def check_cached_equals_plain(case: Case) -> None:
     if case.plain is None:
         pytest.skip("this world has no cache")

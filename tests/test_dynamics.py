@@ -5,6 +5,7 @@ from typing import get_args
 
 import pytest
 import torch
+from exact import float64
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -156,6 +157,7 @@ def test_the_sampler_sees_what_training_saw(injection: str, every: int, t: int, 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("steps", [1, 3, 25])
 @pytest.mark.parametrize("t", [1, 8])
+@float64()
 def test_cached_sampling_equals_uncached(injection: str, order: str, steps: int, t: int) -> None:
     """Same generator, same tokens; the window spans 3 frames, the history up to 8."""
     model, (tokens, _, _) = dynamics(injection=injection), clip(t)
@@ -175,6 +177,7 @@ def test_cached_sampling_equals_uncached(injection: str, order: str, steps: int,
     assert grown.length.tolist() == [t + 1] * 2
 
 
+@float64()
 def test_a_batch_equals_its_worlds_one_by_one() -> None:
     model, (tokens, _, _) = dynamics(), clip(2, b=3)
     led, cache = torch.tensor([0, 1, 2]), model.empty_cache(3)

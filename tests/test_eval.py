@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from exact import float64
 from toy_game import ToyWorld, write_toy
 
 from dreamloom.cli import main
@@ -131,6 +132,7 @@ def test_a_deaf_world_has_no_control_though_it_moves(toy_file: Path) -> None:
     assert found["action_swap"]["real_accuracy"] > 0.95
 
 
+@float64()
 def test_a_dream_does_not_depend_on_its_batch(heldout_file: Path) -> None:
     genie = tiny_genie()
     prompt, actions = random_frames(5, 2, 3, 64, 64), torch.tensor([[0, 1], [1, 2], [2, 3], [3, 4], [4, 5]])

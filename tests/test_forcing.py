@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from exact import float64
 from torch import Tensor
 from toy_world import counter_clips
 
@@ -69,6 +70,7 @@ def forcing_plain(world: ForcingWorld, prompt: Tensor, actions: Tensor, generato
 
 @pytest.mark.parametrize("steps", [1, 3, 4])
 @torch.no_grad()
+@float64()
 def test_few_cached_steps_equal_the_plain_solver(steps: int) -> None:
     """Three windows long."""
     world = forcing_world()

@@ -6,6 +6,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
+from exact import float64
 from torch import Tensor
 
 from dreamloom.nn.transformer import FrameCache
@@ -67,6 +68,7 @@ def test_it_is_a_world() -> None:
 
 @pytest.mark.parametrize("injection", get_args(Injection))
 @pytest.mark.parametrize("order", get_args(Order))
+@float64()
 def test_a_rollout_equals_the_plain_one(injection: str, order: str) -> None:
     """Every frame computed again from all frames before it, tokens and pictures, three windows long."""
     world = genie(injection=injection, order=order)
@@ -116,6 +118,7 @@ def test_same_generator_same_dream_and_the_state_is_left_alone() -> None:
     assert all(torch.equal(x, before[name]) for name, x in tensors(state).items())
 
 
+@float64()
 def test_worlds_in_a_batch_do_not_feel_one_another() -> None:
     """Three worlds of different age, stacked, stepped with a generator each, and split: each is as if alone."""
     world = genie()

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from exact import float64
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_world import square_clips
@@ -26,6 +27,7 @@ def latent_actions(
 
 @few
 @given(st.booleans(), st.integers(1, 5), st.integers(0, 99))
+@float64()
 def test_an_action_sees_the_frame_it_leads_to_and_none_after(pairs: bool, changed: int, seed: int) -> None:
     """Frame i changes: actions 0..i-2 stay, in 16 worlds some action i-1 does not."""
     model, frames = latent_actions(FSQ(32, [8, 8, 8]), seed=seed, pairs=pairs), torch.rand(16, 6, 3, 8, 8)
@@ -53,6 +55,7 @@ def test_a_prediction_sees_neither_its_frame_nor_later_actions(pairs: bool, chan
 
 
 @pytest.mark.parametrize("pairs", [False, True])
+@float64()
 def test_training_predicts_from_past_frames_and_codes_alone(pairs: bool) -> None:
     """So what holds for `predict` holds for the loss: nothing but the code comes from the frame to predict."""
     model, frames = latent_actions(pairs=pairs), torch.rand(2, 5, 3, 8, 8)
@@ -62,6 +65,7 @@ def test_training_predicts_from_past_frames_and_codes_alone(pairs: bool) -> None
     assert torch.equal(actions, model.infer(frames))
 
 
+@float64()
 def test_pairs_forget_all_but_the_last_frame() -> None:
     model, frames = latent_actions(pairs=True), torch.rand(4, 5, 3, 8, 8)
     actions = torch.randint(16, (4, 4))

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from exact import float64
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -30,6 +31,7 @@ def tokenizer(kind: str = "fsq", seed: int = 0, **settings: object) -> Tokenizer
 
 @few
 @given(st.sampled_from(["vq", "fsq"]), st.integers(1, 2), st.integers(0, 5), st.integers(0, 99))
+@float64()
 def test_a_changed_frame_changes_no_token_and_no_picture_before_it(kind: str, every: int, changed: int, seed: int) -> None:
     model = tokenizer(kind, seed, time_every=every)
     frames, tokens = torch.rand(1, 6, 3, 8, 8), torch.randint(25, (1, 6, 4))
@@ -56,6 +58,7 @@ def test_the_past_is_seen_by_encoder_and_decoder() -> None:
 
 @few
 @given(st.sampled_from(["vq", "fsq"]), st.integers(1, 2), st.integers(1, 9), st.integers(0, 99))
+@float64()
 def test_streaming_equals_the_whole_clip_also_past_the_window(kind: str, every: int, t: int, seed: int) -> None:
     model = tokenizer(kind, seed, time_every=every)
     frames = torch.rand(2, t, 3, 8, 8)
