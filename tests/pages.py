@@ -21,7 +21,7 @@ EXTRA = {
     "fit": "--trainer.max_steps 2 --trainer.limit_val_batches 1 --trainer.num_sanity_val_steps 0 --data.batch_size 2 "
     "--trainer.accelerator cpu --trainer.precision 32-true --trainer.enable_progress_bar false",
     "play": "--no-open --port 0 --device cpu",
-    "eval world": "--clips 4 --steps 1",
+    "eval world": "--clips 4 --steps 1 --steady-rollouts 2 --steady-frames 16",
     "eval replay": "--rows 500",
     "collect procgen": "--num-envs 12 --segment 250",
 }

@@ -58,6 +58,14 @@ def test_figures_of_other_clips_do_not_stand_beside(key: str, value: object) -> 
     require_alike([pixels(), GENIE])
 
 
+def test_long_rollouts_of_other_lengths_do_not_stand_beside() -> None:
+    short, long = ({**pixels(), "steady": {"rollouts": 64, "length": length}} for length in (64, 256))
+    with pytest.raises(ValueError, match="the report of pixels has steady length 64, this one 256"):
+        require_alike([short, long])
+    require_alike([long, long])
+    require_alike([GENIE, long])
+
+
 def test_reports_are_read_and_a_missing_one_is_told_at_once(
     tmp_path: Path, heldout_file: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -311,7 +311,7 @@ def test_eval_world_measures_it(runs: Path, heldout_file: Path, tmp_path: Path, 
     monkeypatch.setattr(sections, "FRECHET_FRAMES", 24)
     monkeypatch.setattr(sections, "LATENCY_STEPS", (1, 2))
     words = ["eval", "world", str(runs), "--data", str(heldout_file), "--out", str(tmp_path / "report"), "--clips", "2"]
-    assert cli.main(words) == 0
+    assert cli.main([*words, "--sections", "rollout,latency"]) == 0
     report = (tmp_path / "report" / "report.md").read_text()
     assert "True actions" in report
     assert "3 steps a frame" in report

@@ -13,7 +13,7 @@ from dreamloom.cli import main
 from dreamloom.datasets.store import open_dataset
 from dreamloom.eval.heldout import Episodes
 from dreamloom.eval.plots import grid_frames
-from dreamloom.eval.protocols import sections
+from dreamloom.eval.protocols import sections, steady
 from dreamloom.eval.protocols.rollout import rollout
 from dreamloom.eval.protocols.trial import Trial
 from dreamloom.eval.psnr import MAX_PSNR
@@ -28,6 +28,10 @@ from dreamloom.worldmodels.latent_actions import LatentActions
 from dreamloom.worldmodels.outcomes import Judged, Outcomes
 from dreamloom.worldmodels.world import Sampling, World
 
+# Long rollouts have tests of their own.
+MOST = "rollout,tokenizer,distances,control,latent_actions,latency"
+SHORT = ["--steady-rollouts", "2", "--steady-frames", "16"]
+
 
 @pytest.fixture(scope="module")
 def toy_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -39,6 +43,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Smaller samples: these worlds are far from the edge of any metric."""
     monkeypatch.setattr(sections, "FRECHET_FRAMES", 24)
     monkeypatch.setattr(sections, "LATENCY_STEPS", (1, 2))
+    monkeypatch.setattr(steady, "BANK", 64)
+    monkeypatch.setattr(steady, "HELD", 48)
 
 
 def tiny_genie(*, latent_actions: bool = True) -> Genie:
@@ -91,7 +97,7 @@ def test_clips_stay_in_their_episode_and_halves_share_no_level(heldout_file: Pat
 def scores_of(kind: str, path: Path) -> dict:
     world = ToyWorld(kind)
     assert isinstance(world, World)
-    metrics, pictures = evaluate(world, data=path, clips=12)
+    metrics, pictures = evaluate(world, data=path, clips=12, sections=MOST)
     assert list(pictures["grid"]) == ["real", "same actions", "stand", "right", "left"]
     return metrics
 
@@ -149,7 +155,7 @@ def test_eval_world_writes_the_whole_report(latent_actions: bool, heldout_file: 
     else:
         bundle_with_heads(world, heldout_file, tmp_path)
     words = ["eval", "world", str(tmp_path / "world"), "--data", str(heldout_file), "--out", str(out), "--clips", "3"]
-    assert main(words) == 0
+    assert main([*words, *SHORT]) == 0
     found = json.loads((out / "metrics.json").read_text())
     assert 0 < found["tokenizer"]["psnr"] < 60
     assert 0 < found["tokenizer"]["code_usage"] <= 1
@@ -164,9 +170,14 @@ def test_eval_world_writes_the_whole_report(latent_actions: bool, heldout_file: 
     assert found["settings"]["sampling"] == {"steps": 2, "temperature": 1.0, "order": "random"}
     assert found["world"]["parameters"] == sum(parameter.numel() for parameter in world.parameters())
     assert found["latency_ms"]["side_by_side"]["frames_per_s"] > 0
+    for part in (found["steady"], found["steady_real"]):
+        assert [set(part[key]) for key in ("frames", "blank", "stuck")] == [
+            {"median", "low", "high"},
+            *[{"mean", "low", "high"}] * 2,
+        ]
     assert found["settings"]["seed"] == 0
     assert found["machine"]["threads"] >= 1
-    names = {"metrics.json", "report.md", "psnr.png", "latency.png", "grid.gif"}
+    names = {"metrics.json", "report.md", "psnr.png", "latency.png", "grid.gif", "steady.png", "steady_strips.png"}
     assert {p.name for p in out.iterdir()} == names | ({"latent_actions.png"} if latent_actions else set())
     report = (out / "report.md").read_text()
     assert f"{found['delta4_psnr']['mean']:.2f}" in report
@@ -194,7 +205,7 @@ def test_eval_world_warns_of_levels_that_the_world_was_trained_on(
     world.game, world.train_levels = "coinrun", ["1000:1010"]
     save_bundle(world, tmp_path / "world")
     words = ["eval", "world", str(tmp_path / "world"), "--data", str(heldout_file), "--out", str(tmp_path / "report")]
-    assert main([*words, "--clips", "2"]) == 0
+    assert main([*words, "--clips", "2", "--sections", "tokenizer"]) == 0
     warning = capsys.readouterr().err.splitlines()[-1]
     found = json.loads((tmp_path / "report" / "metrics.json").read_text())
     assert warning == f"warning: {found['notes']['levels']}"

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from einops import rearrange
+from jaxtyping import UInt8
 
 from dreamloom.datasets.store import Dataset
 from dreamloom.datasets.types import Clip
@@ -72,6 +73,17 @@ class Episodes:
         if self.data.actions is not None:
             actions = torch.from_numpy(np.stack([self.data.actions[span] for span in spans]))
         return Clip(rearrange(torch.from_numpy(frames), "b t h w c -> b t c h w").contiguous(), actions)
+
+    def sample(self, count: int, *, seed: int) -> UInt8[torch.Tensor, "n c h w"]:
+        """Single frames, each at most once: as many as asked for, or all.
+
+        Args:
+            count: frames.
+            seed: of the choice.
+        """
+        rows = np.concatenate([np.arange(start, end) for start, end in zip(self.starts, self.ends, strict=True)])
+        chosen = np.sort(np.random.default_rng(seed).choice(rows, min(count, len(rows)), replace=False))
+        return rearrange(torch.from_numpy(self.data.frames[chosen]), "n h w c -> n c h w").contiguous()
 
     def halves(self) -> "tuple[Episodes, Episodes]":
         """Two parts that share no level; the split depends on the file alone. The second is empty if there is one level."""

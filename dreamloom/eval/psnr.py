@@ -1,11 +1,12 @@
 """Frame by frame likeness: PSNR and SSIM of uint8 frames, and the paper's controllability from them."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import torch
 from einops import rearrange, reduce
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
@@ -39,22 +40,29 @@ def ssim(a: UInt8[Tensor, "b t c h w"], b: UInt8[Tensor, "b t c h w"]) -> Float[
     return torch.stack([row if isinstance(row, Tensor) else row[0] for row in rows]).reshape(a.shape[:2])
 
 
-def bootstrap(values: Float[Tensor, "b"] | Sequence[float], *, seed: int, resamples: int = 10_000) -> dict[str, float]:
-    """Mean over clips with its 95% percentile bootstrap interval (Efron 1979).
+def bootstrap(
+    values: Shaped[Tensor, "b"] | Sequence[float],
+    *,
+    seed: int,
+    resamples: int = 10_000,
+    statistic: Literal["mean", "median"] = "mean",
+) -> dict[str, float]:
+    """Mean or median over clips with its 95% percentile bootstrap interval (Efron 1979).
 
     Args:
         values: one number a clip.
         seed: of the resampling.
         resamples: how many.
+        statistic: what is told of the clips.
 
     Returns:
-        `mean`, `low`, `high`.
+        `mean` or `median`, `low`, `high`.
     """
-    x = np.asarray(values, dtype=np.float64)
+    x, of = np.asarray(values, dtype=np.float64), {"mean": np.mean, "median": np.median}[statistic]
     random = np.random.default_rng(seed)
-    means = np.concatenate([x[random.integers(len(x), size=(500, len(x)))].mean(1) for _ in range(resamples // 500)])
-    low, high = np.percentile(means, [2.5, 97.5])
-    return {"mean": float(x.mean()), "low": float(low), "high": float(high)}
+    drawn = np.concatenate([of(x[random.integers(len(x), size=(500, len(x)))], 1) for _ in range(resamples // 500)])
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return {statistic: float(of(x)), "low": float(low), "high": float(high)}
 
 
 def delta_psnr(

@@ -5,10 +5,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from dreamloom.datasets.atomic import atomic_path
 from dreamloom.eval import plots
+from dreamloom.eval.steady_report import plot_steadiness, save_strips, steady_lines, steady_rows
 
 Row = tuple[str, str, str]
+_ROLLOUTS = [
+    "",
+    "Rows: real frames; the world under the same actions; each action held from the same start.",
+    "",
+    "![dreams](grid.gif)",
+]
 
 
 def write_report(out: Path, metrics: dict[str, Any], pictures: dict[str, Any]) -> None:
@@ -20,13 +29,28 @@ def write_report(out: Path, metrics: dict[str, Any], pictures: dict[str, Any]) -
         pictures: likewise.
     """
     out.mkdir(parents=True, exist_ok=True)
-    plots.save_plot(out / "psnr.png", plots.plot_likeness(metrics["curves"]))
-    plots.save_plot(out / "latency.png", plots.plot_latency(metrics["latency_ms"], metrics["world"]["fps"]))
-    if "shares" in metrics["latent_actions"]:
-        plots.save_plot(out / "latent_actions.png", plots.plot_latent(metrics["latent_actions"], pictures["names"]))
-    plots.save_grid(out / "grid.gif", pictures["grid"], fps=metrics["world"]["fps"])
+    for name, figure in _figures(metrics, pictures).items():
+        plots.save_plot(out / name, figure)
+    if "grid" in pictures:
+        plots.save_grid(out / "grid.gif", pictures["grid"], fps=metrics["world"]["fps"])
+    if "strips" in pictures:
+        save_strips(out / "steady_strips.png", pictures["strips"])
     _write(out / "report.md", report(metrics))
     _write(out / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+
+
+def _figures(m: dict[str, Any], pictures: dict[str, Any]) -> dict[str, Figure]:
+    """The plots of the sections that were measured."""
+    figures = {}
+    if "curves" in m:
+        figures["psnr.png"] = plots.plot_likeness(m["curves"])
+    if "latency_ms" in m:
+        figures["latency.png"] = plots.plot_latency(m["latency_ms"], m["world"]["fps"])
+    if "shares" in m.get("latent_actions", {}):
+        figures["latent_actions.png"] = plots.plot_latent(m["latent_actions"], pictures["names"])
+    if m.get("steady_curves"):
+        figures["steady.png"] = plot_steadiness(m["steady_curves"])
+    return figures
 
 
 def _write(path: Path, text: str) -> None:
@@ -51,13 +75,11 @@ def report(metrics: dict[str, Any]) -> str:
         "",
         *[f"- `{key}`: {reason}." for key, reason in metrics["notes"].items()],
         "",
-        "![PSNR by steps ahead](psnr.png)",
-        *(["![latent actions](latent_actions.png)"] if "shares" in metrics["latent_actions"] else []),
-        "![latency](latency.png)",
-        "",
-        "Rows: real frames; the world under the same actions; each action held from the same start.",
-        "",
-        "![dreams](grid.gif)",
+        *(["![PSNR by steps ahead](psnr.png)"] if "curves" in metrics else []),
+        *(["![latent actions](latent_actions.png)"] if "shares" in metrics.get("latent_actions", {}) else []),
+        *(["![latency](latency.png)"] if "latency_ms" in metrics else []),
+        *(_ROLLOUTS if "rollout" in metrics else []),
+        *(steady_lines(metrics) if "steady" in metrics else []),
     ]
     return "\n".join(lines) + "\n"
 
@@ -78,9 +100,15 @@ def _rows(m: dict[str, Any]) -> Iterator[Row]:
     yield from _model_rows(m)
     yield from _rollout_rows(m)
     yield from _control_rows(m)
-    if m["latent_actions"]["usage_entropy"] is not None:
+    if m.get("latent_actions", {}).get("usage_entropy") is not None:
         yield from _latent_rows(m["latent_actions"], m["world"]["action_names"])
-    latency = m["latency_ms"]
+    if "steady" in m:
+        yield from steady_rows(m)
+    if "latency_ms" in m:
+        yield from _latency_rows(m["latency_ms"])
+
+
+def _latency_rows(latency: dict[str, Any]) -> Iterator[Row]:
     yield "latency, ms", f"p50 {latency['p50']:.0f}", f"p95 {latency['p95']:.0f}"
     batch = latency["side_by_side"]
     yield "frames a second", f"{batch['frames_per_s']:.0f}", f"{batch['worlds']} worlds side by side"
@@ -104,6 +132,24 @@ def _model_rows(m: dict[str, Any]) -> Iterator[Row]:
 
 
 def _rollout_rows(m: dict[str, Any]) -> Iterator[Row]:
+    if "rollout" in m:
+        yield from _likeness_rows(m)
+    if fd := m.get("effnet_fd"):
+        if fd["recon"] is not None:
+            yield "EffNet-FD, recon / dream", f"{fd['recon']:.1f} / {fd['dream']:.1f}", f"{fd['frames']} frames"
+        if fd["both"] is not None:
+            yield "EffNet-FD, both", f"{fd['both']:.1f}", f"real to real {fd['floor']:.1f}"
+    if fvd := m.get("fvd"):
+        yield "FVD (I3D), both", f"{fvd['both']:.1f}", f"{fvd['clips']} clips of {fvd['frames']} frames"
+    if drift := m.get("drift"):
+        if drift["psnr_slope"] is not None:
+            yield "drift of PSNR, dB a frame", f"{drift['psnr_slope']:+.3f}", ""
+        last = list(drift["sharpness"])[-1]
+        beside = f"colour off by {drift['colour'][last]:.1f}"
+        yield f"sharpness {last} ahead, dream / real", f"{drift['sharpness'][last]:.2f}", beside
+
+
+def _likeness_rows(m: dict[str, Any]) -> Iterator[Row]:
     for name, text in (("psnr", "PSNR, dB"), ("psnr_pooled", "pooled PSNR, dB"), ("ssim", "SSIM")):
         for horizon, value in m["rollout"][name].items():
             if value is not None:
@@ -112,32 +158,19 @@ def _rollout_rows(m: dict[str, Any]) -> Iterator[Row]:
                 if m.get("ceiling"):
                     beside += f", ceiling {m['ceiling'][name][horizon]:.{digits}f}"
                 yield f"rollout {text}, {horizon} ahead", f"{value:.{digits}f}", beside
-    if (fd := m["effnet_fd"])["recon"] is not None:
-        yield "EffNet-FD, recon / dream", f"{fd['recon']:.1f} / {fd['dream']:.1f}", f"{fd['frames']} frames"
-    if fd["both"] is not None:
-        yield "EffNet-FD, both", f"{fd['both']:.1f}", f"real to real {fd['floor']:.1f}"
-    if fvd := m.get("fvd"):
-        yield "FVD (I3D), both", f"{fvd['both']:.1f}", f"{fvd['clips']} clips of {fvd['frames']} frames"
-    drift = m["drift"]
-    if drift["psnr_slope"] is not None:
-        yield "drift of PSNR, dB a frame", f"{drift['psnr_slope']:+.3f}", ""
-    last = list(drift["sharpness"])[-1]
-    yield (
-        f"sharpness {last} ahead, dream / real",
-        f"{drift['sharpness'][last]:.2f}",
-        f"colour off by {drift['colour'][last]:.1f}",
-    )
 
 
 def _control_rows(m: dict[str, Any]) -> Iterator[Row]:
-    if (d := m["delta4_psnr"])["mean"] is not None:
+    d = m.get("delta4_psnr")
+    if d and d["mean"] is not None:
         yield "delta_4 PSNR, dB", f"{d['mean']:.2f}", f"95% interval {d['low']:.2f} to {d['high']:.2f}, {d['clips']} clips"
-    if (a := m["action_swap"])["accuracy"] is not None:
+    a = m.get("action_swap")
+    if a and a["accuracy"] is not None:
         beside = f"on real frames {a['real_balanced_accuracy']:.1%} (balanced), chance {a['chance']:.1%}"
         yield "action-swap accuracy", f"{a['accuracy']:.1%}", beside
-    n = m["no_op"]
-    real = "" if n["real_step_psnr"] is None else f"real {n['real_step_psnr']:.1f}"
-    yield f'holding "{n["name"]}": PSNR frame to frame, dB', f"{n['step_psnr']:.1f}", real
+    if n := m.get("no_op"):
+        real = "" if n["real_step_psnr"] is None else f"real {n['real_step_psnr']:.1f}"
+        yield f'holding "{n["name"]}": PSNR frame to frame, dB', f"{n['step_psnr']:.1f}", real
 
 
 def _latent_rows(scores: dict[str, Any], names: list[str]) -> Iterator[Row]:

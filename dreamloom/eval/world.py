@@ -14,12 +14,15 @@ from dreamloom.datasets.store import Dataset, open_dataset
 from dreamloom.eval.beside import read_reports, require_alike, table_of_worlds
 from dreamloom.eval.heldout import Episodes
 from dreamloom.eval.protocols import sections
+from dreamloom.eval.protocols.steady import steady
 from dreamloom.eval.protocols.trial import Trial
 from dreamloom.eval.provenance import provenance
 from dreamloom.eval.psnr import MAX_PSNR
 from dreamloom.eval.report import table, write_report
 from dreamloom.worldmodels.bundle import load_world
 from dreamloom.worldmodels.world import Sampling, World
+
+SECTIONS = ("rollout", "tokenizer", "distances", "control", "latent_actions", "latency", "steady")
 
 
 def eval_world(
@@ -36,6 +39,9 @@ def eval_world(
     inverse_data: Path | None = None,
     i3d: Path | None = None,
     beside: list[Path] | None = None,
+    sections: str = "all",
+    steady_rollouts: int = 64,
+    steady_frames: int = 256,
 ) -> dict[str, Any]:
     """Measures a world on held-out video and writes metrics.json, report.md, plots and grid.gif.
 
@@ -56,11 +62,17 @@ def eval_world(
             is kept for that, and all metrics are of the other half.
         i3d: TorchScript file of an I3D network; adds FVD.
         beside: reports of other worlds on the same clips; worlds.md then has them all in one table.
+        sections: parts of the report to measure, with commas between: rollout, tokenizer, distances, control, latent_actions,
+            latency, steady; or all.
+        steady_rollouts: long rollouts with the dataset's own actions, of section steady; half as many hold one action.
+        steady_frames: frames of each.
 
     Examples:
         dreamloom eval world worlds/coinrun --data data/coinrun_heldout.hdf5 --out reports/coinrun
         dreamloom eval world runs/coinrun/forcing --data data/coinrun_heldout.hdf5 --out reports/forcing --context 4
             --beside "[reports/coinrun, reports/diffusion]"
+        dreamloom eval world worlds/coinrun --data data/coinrun_heldout.hdf5 --out reports/steady --sections steady,rollout
+            --steady-rollouts 16
     """
     if clips < 2:
         raise ValueError(f"--clips must be at least 2, got {clips}")
@@ -70,7 +82,17 @@ def eval_world(
     model: Any = load_world(world, device=device)
     sampling = Sampling(steps, temperature)
     metrics, pictures = evaluate(
-        model, data=data, clips=clips, context=context, sampling=sampling, seed=seed, inverse_data=inverse_data, i3d=i3d
+        model,
+        data=data,
+        clips=clips,
+        context=context,
+        sampling=sampling,
+        seed=seed,
+        inverse_data=inverse_data,
+        i3d=i3d,
+        sections=sections,
+        steady_rollouts=steady_rollouts,
+        steady_frames=steady_frames,
     )
     write_report(out, metrics, pictures)
     print(table(metrics))
@@ -95,6 +117,9 @@ def evaluate(
     seed: int = 0,
     inverse_data: Path | None = None,
     i3d: Path | None = None,
+    sections: str = "all",
+    steady_rollouts: int = 64,
+    steady_frames: int = 256,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """`eval_world` of a world in memory.
 
@@ -107,6 +132,9 @@ def evaluate(
         seed: see `eval_world`.
         inverse_data: see `eval_world`.
         i3d: see `eval_world`.
+        sections: see `eval_world`.
+        steady_rollouts: see `eval_world`.
+        steady_frames: see `eval_world`.
 
     Returns:
         The content of `metrics.json`, and what the pictures of the report are made of.
@@ -116,18 +144,22 @@ def evaluate(
     """
     began = time.perf_counter()
     context = max(1, world.prompts.shape[1]) if context is None else context
-    if context < 1:
-        raise ValueError(f"--context must be at least 1 frame, got {context}")
+    chosen = _sections(sections)
+    least = {"context": (context, 1), "steady-rollouts": (steady_rollouts, 2), "steady-frames": (steady_frames, 4)}
+    for name, (value, bound) in least.items():
+        if value < bound:
+            raise ValueError(f"--{name} must be at least {bound}, got {value}")
     with open_dataset(data) as file, open_dataset(inverse_data or data) as other:
         episodes = Episodes.of(file, _stride(file, world))
         train, test = (Episodes.of(other, _stride(other, world)), episodes) if inverse_data else episodes.halves()
         if not len(test.starts):
             train, test = test, episodes
         trial = Trial(world, test, clips, context, seed, sampling)
-        metrics = {"world": _about(trial), "settings": _settings(trial, inverse_data)}
-        metrics.update(_run(trial, train, i3d))
+        metrics = {"world": _about(trial), "settings": {**_settings(trial, inverse_data), "sections": chosen}}
+        pictures: dict[str, Any] = {"names": list(world.action_names)}
+        todo = _todo(trial, train, i3d, pictures, steady_rollouts, steady_frames)
+        metrics.update(_run({name: todo[name] for name in chosen}))
         metrics["notes"].update(_levels_note(metrics["settings"]))
-        pictures = {"grid": sections.grid(trial), "names": list(world.action_names)}
     return {**metrics, **provenance(world.device), "seconds": time.perf_counter() - began}, pictures
 
 
@@ -139,16 +171,40 @@ def _stride(file: Dataset, world: World) -> int:
     return stride
 
 
-def _run(trial: Trial, train: Episodes, i3d: Path | None) -> dict[str, Any]:
-    """All sections, each a dict of its own keys; what could not be measured is None and has its reason under `notes`."""
-    todo: dict[str, Callable[[], dict[str, Any]]] = {
-        "rollout": lambda: sections.rollouts(trial),
-        "tokenizer and dynamics": lambda: sections.genie(trial),
+def _sections(text: str) -> list[str]:
+    """The sections that are asked for, in the order in which they are measured."""
+    asked = {word.strip() for word in text.split(",")}
+    if unknown := sorted(asked - {"all", *SECTIONS}):
+        raise ValueError(f"--sections {text}: {', '.join(map(repr, unknown))} is none of {', '.join(SECTIONS)}, all")
+    return [name for name in SECTIONS if name in asked or "all" in asked]
+
+
+def _todo(
+    trial: Trial, train: Episodes, i3d: Path | None, pictures: dict[str, Any], rollouts: int, length: int
+) -> dict[str, Callable[[], dict[str, Any]]]:
+    """All sections by name; those that draw put what the report shows into `pictures`."""
+
+    def rollout() -> dict[str, Any]:
+        pictures["grid"] = sections.grid(trial)
+        return sections.rollouts(trial)
+
+    def long() -> dict[str, Any]:
+        found, pictures["strips"] = steady(trial, train, rollouts=rollouts, length=length)
+        return found
+
+    return {
+        "rollout": rollout,
+        "tokenizer": lambda: sections.genie(trial),
         "distances": lambda: sections.distances(trial, i3d),
         "control": lambda: sections.control(trial, train),
-        "latent actions": lambda: sections.latent_actions(trial),
+        "latent_actions": lambda: sections.latent_actions(trial),
         "latency": lambda: sections.latency(trial),
+        "steady": long,
     }
+
+
+def _run(todo: dict[str, Callable[[], dict[str, Any]]]) -> dict[str, Any]:
+    """Sections, each a dict of its own keys; what could not be measured is None and has its reason under `notes`."""
     metrics: dict[str, Any] = {"notes": {}}
     with tqdm(todo.items(), unit="part") as progress:
         for name, section in progress:

@@ -67,6 +67,7 @@ def rollout(
     seed: int,
     sampling: Sampling,
     batch: int = 16,
+    first: int = 0,
     description: str = "dreaming",
 ) -> UInt8[Tensor, "b s c h w"]:
     """Dreams of b worlds, on the CPU.
@@ -78,12 +79,13 @@ def rollout(
         seed: with a clip's number, of its randomness.
         sampling: how frames are drawn.
         batch: worlds stepped at once.
+        first: number of the first clip.
         description: of the progress bar.
     """
     parts = []
     with tqdm(total=actions.numel(), desc=description, unit="frame", leave=False) as progress:
         for rows in torch.arange(len(prompt)).split(batch):
-            generators = [torch.Generator().manual_seed(1_000_003 * seed + int(row)) for row in rows]
+            generators = [torch.Generator().manual_seed(1_000_003 * seed + first + int(row)) for row in rows]
             state, frames = world.reset(prompt[rows].to(world.device)), []
             for action in actions[rows].T:
                 state, outcome = world.step(state, action.to(world.device), generators, sampling)
