@@ -15,6 +15,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from dreamloom.suggest import did_you_mean, explained
+
 VERBS = {
     "collect procgen": "dreamloom.datasets.procgen:collect_procgen",
     "collect video": "dreamloom.datasets.video:collect_video",
@@ -109,11 +111,20 @@ def _dispatch(words: list[str]) -> None:
             return _call(verb, _load(VERBS[verb]), words[length:])
     if words == ["--version"]:
         print(import_module("dreamloom").__version__)
-    elif not words or words[-1] in ("-h", "--help"):
-        print(_overview(" ".join(words[:-1])))
+        return
+    group = words[:-1] if words and words[-1] in ("-h", "--help") else words
+    if not group or (group is not words and len(group) == 1 and any(verb.startswith(f"{group[0]} ") for verb in VERBS)):
+        print(_overview(" ".join(group)))
     else:
-        listed = [verb for verb in VERBS if verb.split()[0] == words[0]] or list(VERBS)
-        raise ValueError(f"unknown command {' '.join(words[:2])!r}; there are: {', '.join(listed)}")
+        raise ValueError(_unknown(group))
+
+
+def _unknown(words: list[str]) -> str:
+    """Of words that are no verb: the verbs there are, of the group where there is one, and the nearest of them."""
+    told = " ".join(words[:2] if len(words) > 1 and not words[1].startswith("-") else words[:1])
+    listed = [verb for verb in VERBS if verb.split()[0] == words[0]] or list(VERBS)
+    near = did_you_mean(told, VERBS) or did_you_mean(words[0], {part for verb in VERBS for part in (verb, verb.split()[0])})
+    return f"unknown command {told!r}{near}; there are: {', '.join(listed)}"
 
 
 def _load(target: str) -> Callable[..., Any]:
@@ -155,7 +166,8 @@ def _parse(parser: Any, words: list[str]) -> Any:
         # jsonargparse speaks of parser keys and Python classes.
         message = re.sub(r'Parser key "(\w+)":', r"\1:", str(error))
         message = re.sub(r"a <class '(\w+)'>", r"\1", message).replace("a typing.Literal", "one of ")
-        raise ValueError(f"{message} (see {parser.prog} --help)") from error
+        options = [option for action in parser._actions for option in action.option_strings]
+        raise ValueError(f"{explained(message, options)} (see {parser.prog} --help)") from error
 
 
 def _dashed(word: str) -> str:

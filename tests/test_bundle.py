@@ -166,6 +166,23 @@ def test_a_run_folder_stands_for_its_newest_checkpoint(world: Genie, tmp_path: P
         load_part(tmp_path / "gone.ckpt", Tokenizer)
 
 
+def test_a_run_folder_says_which_run_it_stands_for(world: Genie, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    runs, bigger = tmp_path / "tokenizer", Tokenizer(FSQ(32, [3, 3]), size=16, patch=8, width=32, heads=2, window=3)
+    old = _checkpoint(runs / "version_0/checkpoints/last.ckpt", bigger, 9, global_step=1700)
+    _checkpoint(runs / "version_1/checkpoints/last.ckpt", world.tokenizer, 5, global_step=40)
+    new = _checkpoint(runs / "version_2/checkpoints/last.ckpt", world.tokenizer, 1, global_step=300)
+    assert [checkpoint_at(runs) for _ in range(3)] == [new] * 3
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == f"{runs} stands for {new} (300 steps)"
+    assert second == (
+        f"warning: {old}, of a model with other settings, was trained for longer (1,700 steps); "
+        f"give {runs / 'version_0'} to take that run"
+    )
+    os.utime(old)
+    assert checkpoint_at(runs) == old
+    assert capsys.readouterr().err == f"{runs} stands for {old} (1,700 steps)\n", "the longest is the newest"
+
+
 def test_a_bundle_knows_the_levels_of_its_parts(world: Genie, coinrun_file: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     tokenizer = Tokenizer(FSQ(32, [3, 3]), patch=32, width=32, heads=2, encoder_depth=1, decoder_depth=1)

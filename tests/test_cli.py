@@ -152,7 +152,7 @@ def test_signature_is_the_command_line(words: list[str], called: tuple[Any, ...]
         ("fit -c recipe.yaml --data.path x --trainer.max_stps 3", "max_stps"),
         ("fit -c recipe.yaml", "path"),
         ("fit -c recipe.yaml --data.path nowhere.hdf5", "nowhere.hdf5"),
-        ("fit -c recipe.yaml --data.path x --ckpt_path last", "no checkpoint to resume"),
+        ("fit -c recipe.yaml --data.path x --ckpt_path last", "--ckpt_path last: no checkpoint at runs/recipe"),
         ("bundle", "required"),
         ("eval world nowhere --data x.hdf5 --out report", "nowhere"),
         ("play nowhere --no-open", "nowhere"),

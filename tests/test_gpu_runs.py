@@ -33,9 +33,9 @@ from dreamloom.diffusion.upsampler import Upsampler
 from dreamloom.eval.study import measure, read_study
 from dreamloom.eval.study_pixels import measure_pixels
 from dreamloom.nn.parts import checkpoint_at
+from dreamloom.recipes import recipe_paths
 from dreamloom.tokenizers.quantizers import FSQ
 from dreamloom.tokenizers.st_vivit import Tokenizer
-from dreamloom.train.cli import recipe_paths
 from dreamloom.train.graphed import GraphedLoss
 from dreamloom.train.optimizers import MuonAdamW
 from dreamloom.worldmodels.bundle import load_world

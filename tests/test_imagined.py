@@ -243,3 +243,9 @@ def test_ppo_learns_in_a_world(batched: bool) -> None:
         frames, rewards, *_ = judge.step(agent.predict(frames, deterministic=True)[0])
         earned += rewards
     assert (earned >= 1).all()
+
+
+def test_the_bundled_world_is_the_default() -> None:
+    env = gymnasium.make_vec("dreamloom/World-v0", num_envs=1)
+    assert env.unwrapped.world.name == "coinrun"
+    assert env.single_observation_space.shape == (64, 64, 3)

@@ -7,7 +7,7 @@ import torch
 import yaml
 
 from dreamloom.nn.build import build
-from dreamloom.train.cli import recipe_paths
+from dreamloom.recipes import recipe_paths
 from dreamloom.worldmodels.parts import ALLOWED
 
 

@@ -16,7 +16,8 @@ import torch
 import yaml
 
 from dreamloom import cli
-from dreamloom.train.cli import FitCLI, recipe_paths, run_name
+from dreamloom.recipes import recipe_paths
+from dreamloom.train.cli import FitCLI, run_name
 
 PARTS = "recipes/pixels/augment/"  # of the recipes of pixels, by --data.augment
 ELSEWHERE = ("recipes/studies/", PARTS)

@@ -18,7 +18,7 @@ from dreamloom.eval.arms import Arm
 from dreamloom.eval.study import read_study
 from dreamloom.eval.study_imagined import drawn_rewards, imagined_rows, world_seconds
 from dreamloom.nn.encoders import Nature
-from dreamloom.train.cli import recipe_paths
+from dreamloom.recipes import recipe_paths
 from dreamloom.worldmodels.bundle import save_bundle
 from dreamloom.worldmodels.diffusion_world import DiffusionWorld
 from dreamloom.worldmodels.outcomes import Outcomes

@@ -33,8 +33,8 @@ from dreamloom.eval.labelers import Labels as Arm
 from dreamloom.eval.study import read_study
 from dreamloom.eval.study_imitation import Imitation, eval_imitation
 from dreamloom.nn.encoders import Nature
+from dreamloom.recipes import recipe_paths
 from dreamloom.tokenizers.quantizers import VQ
-from dreamloom.train.cli import recipe_paths
 from dreamloom.worldmodels.latent_actions import LatentActions
 
 # In fruitbot everybody falls within 200 steps, whatever they do; CoinRun would last 1,000.

@@ -20,7 +20,7 @@ from dreamloom.eval.arms import Arm
 from dreamloom.eval.procgen import _wandering
 from dreamloom.eval.study import read_study
 from dreamloom.eval.study_gap import gap_figures
-from dreamloom.train.cli import recipe_paths
+from dreamloom.recipes import recipe_paths
 
 # In fruitbot everybody falls within 200 steps, whatever they do; CoinRun would last 1,000.
 RECIPE = """

@@ -1,10 +1,16 @@
-"""Files that are whole or not there: written under a temporary name, pushed to the disk, then renamed."""
+"""Files that are whole or not there: written under a temporary name, pushed to the disk, then renamed.
+
+Whether a place can be written, and has room, is asked before the work whose result goes there.
+"""
 
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
+
+from dreamloom.datasets.reading import size
 
 
 @contextmanager
@@ -48,3 +54,64 @@ def fsync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def require_new_file(path: str | Path, *, option: str = "--out") -> None:
+    """A file that is to be made: nothing has its name, and its folder can be written or made.
+
+    Args:
+        path: the file.
+        option: what the user gave it with.
+
+    Raises:
+        ValueError: it exists, or cannot be made.
+    """
+    if os.path.lexists(path):
+        raise ValueError(f"{path}: exists already; delete it, or choose another {option}")
+    _require_writable(Path(path), Path(path).absolute().parent)
+
+
+def require_writable(path: str | Path) -> None:
+    """A file that is to be made, in place of an older one if there is one.
+
+    Raises:
+        ValueError: it is a folder, or cannot be made.
+    """
+    if Path(path).is_dir():
+        raise ValueError(f"{path}: cannot be written: is a folder")
+    _require_writable(Path(path), Path(path).absolute().parent)
+
+
+def require_folder(path: str | Path) -> None:
+    """A folder that is to be made, or that files are to be added to.
+
+    Raises:
+        ValueError: it is no folder, or cannot be made or written.
+    """
+    _require_writable(Path(path), Path(path).absolute())
+
+
+def _require_writable(path: Path, folder: Path) -> None:
+    """The folder, or what there is of the way to it, takes files; the one that shows it leaves no trace."""
+    there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+    if not there.is_dir():
+        raise ValueError(f"{path}: cannot be written: {there} is not a folder")
+    try:
+        TemporaryFile(dir=there).close()
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be written: {there}: {error.strerror}") from error
+
+
+def require_space(path: str | Path, nbytes: int) -> None:
+    """The disk has room for what is to be written.
+
+    Args:
+        path: where.
+        nbytes: how much.
+
+    Raises:
+        ValueError: it has not.
+    """
+    folder = next(place for place in (Path(path).absolute(), *Path(path).absolute().parents) if place.exists())
+    if nbytes > (free := shutil.disk_usage(folder).free):
+        raise ValueError(f"{path}: needs {size(nbytes)}, the disk has {size(free)} free: {size(nbytes - free)} too little")

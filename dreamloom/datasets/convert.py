@@ -7,9 +7,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from dreamloom.datasets.atomic import atomic_folder
+from dreamloom.datasets.atomic import atomic_folder, require_new_file
 from dreamloom.datasets.columns import is_pixels
 from dreamloom.datasets.hdf5 import copy_rows, save_hdf5
+from dreamloom.datasets.kinds import split_ref
 from dreamloom.datasets.npz import save_npz
 from dreamloom.datasets.shards import read_manifest, write_index, write_shard
 from dreamloom.datasets.store import Dataset, open_dataset
@@ -19,6 +20,7 @@ from dreamloom.datasets.types import Transitions
 
 _PIECE = 2**26  # bytes of rows that are in memory at a time
 _SHARD = 2**27  # bytes of a shard
+TARGETS = "FILE.hdf5, FILE.npz, minari:NAME, dgrl:FOLDER, vd4rl:FILE.hdf5, or a folder without a suffix"
 _OWN = ("format", "format_version")  # attributes that speak of the file, not of the data
 
 
@@ -83,6 +85,7 @@ def convert(
     Raises:
         ValueError: the source cannot be read, no episode is left, or the target exists or has no known form.
     """
+    _target(to)
     with open_dataset(src, max_episode_steps=max_episode_steps) as data:
         whole = levels is rows is top_return is None
         part = data if whole else subset(data, levels=levels, rows=rows, top_return=top_return, seed=seed)
@@ -105,17 +108,14 @@ def save_dataset(data: Transitions | Dataset, to: str | Path, *, attrs: Mapping[
     Raises:
         ValueError: `to` exists or has no known form, or the dataset has no actions or rewards.
     """
-    rows = _rows(data, attrs or {})
-    if str(to).startswith("minari:"):
+    kind, rest = _target(to)
+    path, rows = Path(rest), _rows(data, attrs or {})
+    if kind == "minari":
         from dreamloom.datasets.minari_save import save_minari
 
-        save_minari(str(to).removeprefix("minari:"), rows.parts(), rows.attrs, actions=rows.discrete_actions())
+        save_minari(rest, rows.parts(), rows.attrs, actions=rows.discrete_actions())
         return rows.count
-    kind, _, rest = str(to).partition(":")
-    path = Path(rest if kind in ("dgrl", "vd4rl") else to)
-    if path.exists():
-        raise ValueError(f"{path}: exists already; delete it, or choose another name")
-    if kind in ("dgrl", "vd4rl"):
+    if kind:
         return _save_episodes(kind, path, rows)
     if path.suffix in (".hdf5", ".h5"):
         if isinstance(data, Dataset) and is_pixels(data.observations) and data.next_observations is None:
@@ -124,14 +124,27 @@ def save_dataset(data: Transitions | Dataset, to: str | Path, *, attrs: Mapping[
             save_hdf5(path, rows.parts(), rows.attrs)
     elif path.suffix == ".npz":
         save_npz(path, rows.parts(), rows.count, rows.attrs)
-    elif not path.suffix:
-        _save_folder(path, rows)
     else:
-        raise ValueError(
-            f"{path}: no known format; expected FILE.hdf5, FILE.npz, minari:NAME, dgrl:FOLDER, vd4rl:FILE.hdf5, "
-            "or a folder without a suffix"
-        )
+        _save_folder(path, rows)
     return rows.count
+
+
+def _target(to: str | Path) -> tuple[str, str]:
+    """Format and place of what is to be written, where that can be; no file is looked at or made.
+
+    Raises:
+        ValueError: it exists, cannot be written, or has no known form.
+    """
+    kind, rest = split_ref(str(to))
+    if kind == "d4rl" or (not kind and Path(rest).suffix not in ("", ".hdf5", ".h5", ".npz")):
+        raise ValueError(f"{to}: no known format; expected {TARGETS}")
+    if kind == "minari":
+        from dreamloom.datasets.minari_save import require_new_minari
+
+        require_new_minari(rest)
+    else:
+        require_new_file(rest, option="--to")
+    return kind, rest
 
 
 def _save_episodes(kind: str, path: Path, rows: Rows) -> int:

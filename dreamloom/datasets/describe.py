@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from dreamloom.datasets.atomic import atomic_path
+from dreamloom.datasets.atomic import atomic_path, require_writable
 from dreamloom.datasets.columns import COLUMNS, is_pixels
 from dreamloom.datasets.contact_sheet import augmentation_sheet, contact_sheet
 from dreamloom.datasets.runs import run_ends
@@ -47,6 +47,8 @@ def describe(
     Raises:
         ValueError: not a dataset, or not a whole one.
     """
+    if out is not None:
+        require_writable(out)
     with open_dataset(path, max_episode_steps=max_episode_steps) as data:
         found = _Found(data, constants)
         for title, lines in found.sections().items():

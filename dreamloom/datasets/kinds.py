@@ -5,6 +5,7 @@ from pathlib import Path
 
 from dreamloom.datasets.archive import members
 from dreamloom.datasets.columns import DatasetError
+from dreamloom.suggest import did_you_mean
 
 _HDF5, _ARCHIVES = (".hdf5", ".h5"), (".npz", ".npy")
 # Kind -> what the names of its files match, and what it is called.
@@ -15,6 +16,23 @@ _READ = {
     "vd4rl": (re.compile(r".*\.np[yz]"), "V-D4RL's episodes"),
     "vd4rl flat": (re.compile(r".*\.(hdf5|h5)"), "V-D4RL's flat files"),
 }
+
+FORMATS = ("minari", "d4rl", "dgrl", "vd4rl")  # which a reference may name: minari:NAME, dgrl:PATH, ...
+
+
+def split_ref(ref: str) -> tuple[str, str]:
+    """The format that a reference names before a colon, "" where it names none, and the rest of it.
+
+    Raises:
+        DatasetError: it names one that is not known, and there is no file of that name.
+    """
+    kind, colon, rest = ref.partition(":")
+    if kind in FORMATS and colon:
+        return kind, rest
+    if re.fullmatch(r"[A-Za-z][\w+.-]+", kind) and colon and not Path(ref).exists():  # one letter is a drive of Windows
+        near = did_you_mean(kind, FORMATS)
+        raise DatasetError(f"{ref}: format {kind!r} is not known{near}; formats named so are {', '.join(FORMATS)}")
+    return "", ref
 
 
 def kind_of(path: Path) -> str:

@@ -14,7 +14,7 @@ from minari.data_collector.episode_buffer import EpisodeBuffer
 from minari.dataset.minari_storage import MinariStorage
 from minari.namespace import create_namespace, list_local_namespaces
 
-from dreamloom.datasets.atomic import atomic_folder
+from dreamloom.datasets.atomic import atomic_folder, require_folder
 from dreamloom.datasets.minari_format import NEXT_KNOWN, minari_path
 from dreamloom.datasets.runs import iter_runs
 from dreamloom.datasets.types import Transitions
@@ -39,9 +39,7 @@ def save_minari(name: str, parts: Iterable[Transitions], attrs: Mapping[str, Any
     Raises:
         ValueError: no name of a Minari dataset, or there is one already.
     """
-    path = minari_path(name)
-    if path.exists():
-        raise ValueError(f"minari:{name}: exists already ({path}); delete it, or choose another name or version")
+    path = require_new_minari(name)
     namespace = name.rpartition("/")[0]
     if namespace and namespace not in list_local_namespaces():
         create_namespace(namespace)
@@ -57,6 +55,19 @@ def save_minari(name: str, parts: Iterable[Transitions], attrs: Mapping[str, Any
         )
         storage.update_metadata({"dataset_id": name, "minari_version": minari.__version__, "dreamloom": dict(attrs)})
         storage.update_episodes(_buffers(chain([first], parts)))
+
+
+def require_new_minari(name: str) -> Path:
+    """Where a dataset of that name goes.
+
+    Raises:
+        ValueError: no name of a Minari dataset, or there is one already, or its folder cannot be written.
+    """
+    path = minari_path(name)
+    if path.exists():
+        raise ValueError(f"minari:{name}: exists already ({path}); delete it, or choose another name or version")
+    require_folder(path)
+    return path
 
 
 def _buffers(parts: Iterable[Transitions]) -> Iterator[EpisodeBuffer]:

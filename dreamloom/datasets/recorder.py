@@ -11,7 +11,6 @@ import json
 import math
 import mmap
 import os
-import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +18,7 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
-from dreamloom.datasets.atomic import atomic_path, fsync
+from dreamloom.datasets.atomic import atomic_path, fsync, require_new_file, require_space
 from dreamloom.datasets.store import write_attrs
 
 _PAGE = 4096  # direct writes need addresses, offsets and sizes in whole pages; a 64x64 frame is three
@@ -70,10 +69,10 @@ class Recorder:
         self.journal = self.out.with_name(self.out.name + ".part.json")
         # As it reads back from the journal, so that a resumed recording compares like with like.
         self.settings = json.loads(json.dumps(settings))
-        self._require_new()
+        require_new_file(self.out)
         self.out.parent.mkdir(parents=True, exist_ok=True)
         self._file = _lock(self.part)
-        self._require_new()
+        require_new_file(self.out)
         self.finished = self._resume()
         if self.finished is None:
             self._require_space(columns)
@@ -150,18 +149,15 @@ class Recorder:
         self.journal.unlink()
         fsync(self.out.parent)
 
-    def _require_new(self) -> None:
-        if self.out.exists():
-            raise ValueError(f"{self.out}: exists already; delete it, or choose another --out")
-
     def _require_space(self, columns: dict[str, Column]) -> None:
         """A disk that is too small shows now, not after hours. (The file is sparse until its rows are written.)"""
         row = sum(np.dtype(column.dtype).itemsize * math.prod(column.shape) for column in columns.values())
-        needed, free = int(self.bounds[-1]) * row, shutil.disk_usage(self.out.parent).free
-        if needed > free:
+        try:
+            require_space(self.out, int(self.bounds[-1]) * row)
+        except ValueError:
             self.part.unlink()
             self._file.close()
-            raise ValueError(f"{self.out}: needs {needed / 1e9:.1f} GB, the disk has {free / 1e9:.1f} GB free")
+            raise
 
     def _resume(self) -> int | None:
         """Finished segments of an earlier, killed recording; None where there is none."""

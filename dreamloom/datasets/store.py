@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 
 from dreamloom.datasets.columns import PIXELS, DatasetError, is_pixels
-from dreamloom.datasets.kinds import kind_of, not_read
+from dreamloom.datasets.kinds import kind_of, not_read, split_ref
 from dreamloom.datasets.lazy import LazyArray
 from dreamloom.datasets.reading import guarded, reading, require_file
 
@@ -153,7 +153,7 @@ def _reopen(ref: str, max_episode_steps: int | None) -> Dataset:
 
 def _located(ref: str) -> tuple[str, Path, int | None]:
     """Which format it is ("" where the path itself tells), where it lies, and the environment's step limit if it is known."""
-    kind, _, rest = ref.partition(":")
+    kind, rest = split_ref(ref)
     if kind == "minari":
         from dreamloom.datasets.fetch import minari_folder
 
@@ -163,8 +163,7 @@ def _located(ref: str) -> tuple[str, Path, int | None]:
         from dreamloom.datasets.scores import step_limit
 
         return kind, d4rl_file(rest), step_limit(rest)
-    kind = kind if kind in ("dgrl", "vd4rl") else ""
-    path = Path(rest if kind else ref)
+    path = Path(rest)
     if not path.exists():
         raise DatasetError(f"{path}: no such file")
     if not path.is_dir():

@@ -69,7 +69,7 @@ def collect_video(directory: Path, *, out: Path, size: int = 64, fps: float = 10
     settings = {"command": "collect video", "dreamloom": __version__, "size": size, "fps": fps, "crop": crop}
     columns = {"observations": Column(np.uint8, (size, size, 3)), "infos/file": Column(np.int32)}
     with EpisodeWriter(out, columns, {"fps": fps, "source": settings}) as writer:
-        for path in tqdm(sources, unit=" files", desc=str(out)):
+        for path in tqdm(sources, unit=" files", desc=str(out), disable=not sources):
             try:
                 for picture in resample(_read(path, fps), fps):
                     writer.append(observations=square(picture, size, crop), **{"infos/file": len(kept)})

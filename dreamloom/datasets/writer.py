@@ -8,7 +8,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from dreamloom.datasets.atomic import atomic_path
+from dreamloom.datasets.atomic import atomic_path, require_new_file
 from dreamloom.datasets.recorder import Column
 from dreamloom.datasets.store import write_attrs
 
@@ -30,8 +30,7 @@ class EpisodeWriter:
     """
 
     def __init__(self, out: str | Path, columns: Mapping[str, Column], attrs: Mapping[str, Any]) -> None:
-        if Path(out).exists():
-            raise ValueError(f"{out}: exists already; delete it, or choose another --out")
+        require_new_file(out)
         self.columns = {**columns, "terminals": Column(np.bool_), "timeouts": Column(np.bool_)}
         self.rows = self.episodes = 0  # of finished episodes
         self._out, self._attrs = Path(out), dict(attrs)

@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dreamloom.agents.agent import Agent, load_agent
-from dreamloom.datasets.atomic import atomic_path
+from dreamloom.datasets.atomic import atomic_path, require_folder
 from dreamloom.datasets.scores import normalized_score, score_constants
 from dreamloom.eval.fidelity.dynamics import quiet_mujoco
 from dreamloom.eval.plots import save_plot
@@ -95,6 +95,7 @@ def eval_agent(
         dreamloom eval agent runs/agents/td3_bc/version_0 --env HalfCheetah-v5 --episodes 20 --out reports/td3_bc
         dreamloom eval agent runs/pixels/coinrun/cql --env procgen:coinrun --levels train --heldout test --out reports/cql
     """
+    require_folder(out)
     if episodes < 1:
         raise ValueError(f"--episodes must be at least 1, got {episodes}")
     if device == "auto":

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from dreamloom.datasets.atomic import atomic_path
+from dreamloom.datasets.atomic import atomic_path, require_folder
 from dreamloom.datasets.policies import Mixture, Policy
 from dreamloom.datasets.ppo_agents import frozen, notes
 from dreamloom.datasets.procgen import FPS, parse_levels
@@ -71,6 +71,7 @@ def eval_imagination(
         dreamloom eval imagination runs/coinrun/diffusion_world --outcomes runs/coinrun/outcomes --agents data/coinrun.agents
             --out reports/imagination_coinrun
     """
+    require_folder(out)
     if min(starts, horizon, repeats, warmup + 1) < 1:
         counts = f"{starts}, {horizon}, {repeats}, {warmup}"
         raise ValueError(f"--starts, --horizon and --repeats must be at least 1, --warmup 0, got {counts}")

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dreamloom.datasets.atomic import require_folder
 from dreamloom.datasets.store import open_dataset
 from dreamloom.datasets.transitions import load_transitions
 from dreamloom.datasets.types import Transitions
@@ -44,6 +45,7 @@ def eval_replay(
     Examples:
         dreamloom eval replay data/cheetah_synth --real data/cheetah.hdf5 --out reports/fidelity
     """
+    require_folder(out)
     metrics, found = evaluate(synth, real=real, heldout=heldout, rows=rows, env=env, seed=seed)
     write_report(out, metrics, found)
     print(table(metrics))

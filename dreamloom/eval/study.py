@@ -7,7 +7,6 @@ import argparse
 import copy
 import inspect
 import json
-import sysconfig
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,7 +15,6 @@ from typing import Any
 import numpy as np
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
-import dreamloom
 from dreamloom.agents.agent import Agent
 from dreamloom.agents.buffer import Buffer
 from dreamloom.agents.training import train
@@ -30,6 +28,8 @@ from dreamloom.eval.arms import Arm, noisy_copies, reward_scale, share_of
 from dreamloom.eval.study_cells import cell_path, claimed, clock, compute_device, note_settings, run_cells, write_json
 from dreamloom.eval.study_pixels import Pixels, measure_pixels
 from dreamloom.eval.study_report import write_study
+from dreamloom.recipes import with_packaged_recipes
+from dreamloom.suggest import explained
 
 # Of a study's settings.
 NUMBERS = ("upsampler_steps", "upsampler_batch", "upsampler_lr", "updates", "batch_size", "episodes", "noise", "seed")
@@ -101,14 +101,6 @@ class Study:
                     yield environment, learner, arm
 
 
-def _packaged(word: str) -> str:
-    """The file of a recipe that comes with dreamloom, from any folder; an existing path comes first."""
-    if not word.startswith("recipes/") or Path(word).exists():
-        return word
-    roots = (Path(dreamloom.__file__).parent.parent, Path(sysconfig.get_path("data"), "share", "dreamloom"))
-    return next((str(root / word) for root in roots if (root / word).is_file()), word)
-
-
 class _Help(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
     """Keeps the line breaks of the description."""
 
@@ -149,9 +141,9 @@ def read_study(arguments: Sequence[str], kind: type = Study, verb: Callable[...,
     parser.add_argument("--out", type=str, required=True, help="folder for study.json, report.md and the plots")
     parser.add_class_arguments(kind)
     try:
-        config = parser.parse_args([_packaged(word) for word in arguments])
+        config = parser.parse_args(with_packaged_recipes(list(arguments)))
     except argparse.ArgumentError as error:
-        raise ValueError(str(error)) from error
+        raise ValueError(explained(str(error), [action.dest for action in parser._actions])) from error
     built = parser.instantiate_classes(config).as_dict()
     out = Path(built.pop("out"))
     built.pop("config", None)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from dreamloom.datasets.atomic import atomic_path
+from dreamloom.datasets.atomic import atomic_path, require_folder
 from dreamloom.eval.provenance import provenance
 
 Cell = tuple[str, str, str]  # environment, learner, arm
@@ -50,6 +50,7 @@ def run_cells(
     Raises:
         ValueError: `out` holds another study.
     """
+    require_folder(out)
     note_settings(out / "settings.json", settings)
     for number, cell in enumerate(cells):
         path = cell_path(out, cell)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from tqdm import tqdm
 
+from dreamloom.datasets.atomic import require_folder
 from dreamloom.datasets.store import Dataset, open_dataset
 from dreamloom.eval.beside import read_reports, require_alike, table_of_worlds
 from dreamloom.eval.heldout import Episodes
@@ -74,6 +75,7 @@ def eval_world(
         dreamloom eval world worlds/coinrun --data data/coinrun_heldout.hdf5 --out reports/steady --sections steady,rollout
             --steady-rollouts 16
     """
+    require_folder(out)
     if clips < 2:
         raise ValueError(f"--clips must be at least 2, got {clips}")
     others = read_reports(beside or [])

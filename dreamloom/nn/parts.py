@@ -1,6 +1,8 @@
 """Reads the model out of a training checkpoint: tensors and plain data only, classes from an allow-list."""
 
+import sys
 from collections.abc import Container
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import torch
 from torch import nn
 
 from dreamloom.nn.build import build
+from dreamloom.suggest import did_you_mean
 
 
 def load_part(path: str | Path, kind: type[nn.Module], allowed: Container[str]) -> Any:
@@ -23,12 +26,19 @@ def load_part(path: str | Path, kind: type[nn.Module], allowed: Container[str]) 
     """
     path = checkpoint_at(path)
     checkpoint = read_checkpoint(path)
-    weights = checkpoint["state_dict"]
-    model = build(checkpoint["model_config"], allowed)
+    weights, config = checkpoint["state_dict"], checkpoint["model_config"]
+    held = str(config.get("class_path")) if isinstance(config, dict) else "model that does not say what it is"
+    if held not in allowed:
+        raise ValueError(f"{path} holds a {held}; here {_a(kind.__name__)} is needed")
+    model = build(config, allowed)
     if not isinstance(model, kind):
-        raise ValueError(f"{path} holds a {type(model).__name__}, here a {kind.__name__} is needed")
+        raise ValueError(f"{path} holds {_a(type(model).__name__)}; here {_a(kind.__name__)} is needed")
     model.load_state_dict({k.removeprefix("model."): v for k, v in weights.items() if k.startswith("model.")})
     return model.eval().requires_grad_(False)
+
+
+def _a(name: str) -> str:
+    return f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"
 
 
 def checkpoint_at(path: str | Path) -> Path:
@@ -44,12 +54,37 @@ def checkpoint_at(path: str | Path) -> Path:
     path = Path(path)
     if not path.is_dir():
         if not path.is_file():
-            raise ValueError(f"no checkpoint at {path}")
+            beside = [str(path.with_name(file.name)) for file in path.parent.glob("*")] if path.parent.is_dir() else []
+            raise ValueError(f"no checkpoint at {path}{did_you_mean(str(path), beside)}")
         return path
     found = [file for runs in ("", "version_*/") for file in path.glob(f"{runs}checkpoints/last.ckpt")]
     if not found:
         raise ValueError(f"no checkpoint in {path}: neither checkpoints/last.ckpt nor version_*/checkpoints/last.ckpt is there")
-    return max(found, key=lambda file: file.stat().st_mtime)
+    newest, *older = sorted(found, key=lambda file: file.stat().st_mtime, reverse=True)
+    _say_which(path, newest, tuple(older))
+    return newest
+
+
+@cache
+def _say_which(folder: Path, newest: Path, older: tuple[Path, ...]) -> None:
+    """Tells, once, which run a folder stands for, and whether an older one in it was trained for longer."""
+    steps, model = _trained(newest)
+    print(f"{folder} stands for {newest}" + (f" ({steps:,} steps)" if steps else ""), file=sys.stderr)
+    longest = max(older, key=lambda file: _trained(file)[0], default=newest)
+    most, other = _trained(longest)
+    if most > steps:
+        differs = "" if other == model else ", of a model with other settings,"
+        told = f"warning: {longest}{differs} was trained for longer ({most:,} steps); "
+        print(f"{told}give {longest.parent.parent} to take that run", file=sys.stderr)
+
+
+def _trained(path: Path) -> tuple[int, Any]:
+    """Steps that a checkpoint was trained for, and how its model is built; 0 and nothing where it does not say."""
+    try:
+        kept = torch.load(path, map_location="cpu", weights_only=True, mmap=True)  # the tensors stay on the disk
+        return int(kept["global_step"]), kept["model_config"]
+    except Exception:  # what is wrong with a file is told when it is read
+        return 0, None
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -34,15 +34,3 @@ class LastCheckpoint(ModelCheckpoint):
         """Saves `last.ckpt` unless this step is in it already."""
         if not self._should_skip_saving_checkpoint(trainer):
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
-
-
-def newest_checkpoint(folder: Path) -> Path:
-    """The last.ckpt of the newest run under `folder` (`folder/version_N/checkpoints/last.ckpt`).
-
-    Raises:
-        ValueError: there is none.
-    """
-    found = sorted(folder.glob("version_*/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
-    if not found:
-        raise ValueError(f"no checkpoint to resume: {folder}/version_*/checkpoints/last.ckpt does not exist")
-    return found[-1]

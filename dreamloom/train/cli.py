@@ -5,7 +5,6 @@ import inspect
 import logging
 import re
 import sys
-import sysconfig
 import warnings
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,11 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-import dreamloom
-from dreamloom.train.checkpoints import AtomicCheckpointIO, LastCheckpoint, newest_checkpoint
-
-# Where recipes/ lies: beside the package in a checkout, else where the wheel puts it.
-RECIPE_ROOTS = (Path(dreamloom.__file__).parent.parent, Path(sysconfig.get_path("data"), "share", "dreamloom"))
+from dreamloom.datasets.atomic import require_folder
+from dreamloom.nn.parts import checkpoint_at
+from dreamloom.recipes import recipe_paths, with_packaged_recipes
+from dreamloom.suggest import explained
+from dreamloom.train.checkpoints import AtomicCheckpointIO, LastCheckpoint
 
 
 class _Help(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
@@ -67,14 +66,27 @@ class FitCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses the words after `dreamloom fit` (Lightning's own warns whenever the process has arguments too)."""
-        self.config = parser.parse_args(args)
+        try:
+            self.config = parser.parse_args(args)
+        except argparse.ArgumentError as error:
+            raise ValueError(explained(_without_echo(str(error)), [action.dest for action in parser._actions])) from error
+
+    def before_instantiate_classes(self) -> None:
+        """Finds the checkpoint to resume and the place of the run before anything is built or read."""
+        settings, resumed = self.config.trainer, self.config.ckpt_path
+        runs = Path(settings.default_root_dir or "runs", run_name(self.config.config[0]))
+        try:
+            if resumed is not None:
+                self.config.ckpt_path = str(checkpoint_at(runs if resumed == "last" else resumed))
+        except ValueError as error:
+            raise ValueError(f"--ckpt_path {resumed}: {error}") from error
+        if not settings.fast_dev_run:
+            require_folder(runs)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """A trainer that logs to TensorBoard unless told otherwise, in the resumed run's folder if there is one."""
         settings = self.config_init.trainer
         root, name = settings.default_root_dir or "runs", run_name(self.config.config[0])
-        if self.config.ckpt_path == "last":
-            self.config.ckpt_path = str(newest_checkpoint(Path(root, name)))
         if settings.logger in (None, True):
             kwargs["logger"] = TensorBoardLogger(root, name=name, version=self._resumed_version(Path(root, name)))
         return super().instantiate_trainer(plugins=[*_listed(settings.plugins), AtomicCheckpointIO()], **kwargs)
@@ -97,9 +109,10 @@ def fit(*arguments: str) -> None:
         dreamloom fit -c recipes/coinrun/tokenizer.yaml --print_config
     """
     quiet_lightning()
-    words = _with_packaged_recipes(list(arguments))
+    if not any(word.partition("=")[0] in ("-c", "--config", "-h", "--help") for word in arguments):
+        raise ValueError(f"fit needs a recipe: dreamloom fit -c RECIPE; recipes at hand: {', '.join(recipe_paths()) or 'none'}")
     try:
-        cli = FitCLI(words)
+        cli = FitCLI(with_packaged_recipes(list(arguments)))
         cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=cli.config.ckpt_path)
     except (argparse.ArgumentError, ValueError) as error:
         raise ValueError(_without_echo(str(error))) from error
@@ -114,20 +127,6 @@ def run_name(recipe: Any) -> str:
     path = Path(str(recipe)).absolute().with_suffix("")
     below = path.parts[path.parts.index("recipes") + 1 :] if "recipes" in path.parts else path.parts[-1:]
     return "/".join(below)
-
-
-def recipe_paths() -> dict[str, Path]:
-    """The recipes that come with dreamloom: `recipes/coinrun/tokenizer.yaml` -> file."""
-    root = next((root for root in RECIPE_ROOTS if (root / "recipes").is_dir()), RECIPE_ROOTS[0])
-    return {path.relative_to(root).as_posix(): path for path in sorted(root.glob("recipes/**/*.yaml"))}
-
-
-def _with_packaged_recipes(words: list[str]) -> list[str]:
-    """Lets `-c recipes/...` name a recipe that comes with dreamloom, from any folder; an existing path comes first."""
-    if not any(word.partition("=")[0] in ("-c", "--config", "-h", "--help") for word in words):
-        raise ValueError(f"fit needs a recipe: dreamloom fit -c RECIPE; recipes at hand: {', '.join(recipe_paths()) or 'none'}")
-    packaged = recipe_paths()
-    return [str(packaged[word]) if word in packaged and not Path(word).exists() else word for word in words]
 
 
 def quiet_lightning() -> None:

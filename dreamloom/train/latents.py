@@ -15,6 +15,7 @@ from dreamloom.agents.agent import load_agent
 from dreamloom.agents.encoding import latent_transitions
 from dreamloom.agents.frames import FrameBuffer
 from dreamloom.agents.vision import Combination, Latents
+from dreamloom.datasets.atomic import require_new_file
 from dreamloom.datasets.hdf5 import save_hdf5
 from dreamloom.datasets.store import open_dataset
 from dreamloom.datasets.types import Transitions
@@ -58,8 +59,7 @@ def encode(
     Raises:
         ValueError: `out` exists, the checkpoint is no learner from pixels, or the frames do not fit it.
     """
-    if out.exists():
-        raise ValueError(f"{out} exists: delete it, or choose another --out")
+    require_new_file(out)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     checkpoint = checkpoint_at(learner)
@@ -74,7 +74,6 @@ def encode(
         kept = {name: value for name, value in source.attrs.items() if name not in ("format", "format_version")}
     made = {"learner": str(checkpoint), "model": mark(latents), "combine": combine, "learner_seed": learner_seed}
     attrs = {**kept, "latents": {**made, **choose, "data": str(data), "dreamloom": __version__}}
-    out.parent.mkdir(parents=True, exist_ok=True)
     save_hdf5(out, parts_of(latent_transitions(latents, buffer)), attrs)
     print(f"saved {out}: {len(buffer):,} rows of {latents.latent_size} numbers")
 

@@ -1,7 +1,6 @@
 """The verb `synthesize`: an upsampler or a world, and a number of rows -> a folder of shards that reads as one dataset."""
 
 import json
-import shutil
 import signal
 import sys
 import threading
@@ -15,11 +14,13 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from dreamloom import __version__
+from dreamloom.datasets.atomic import require_folder, require_space
 from dreamloom.datasets.shards import Plan, read_manifest, shard_numbers, write_index
 from dreamloom.train.cli import quiet_lightning
 from dreamloom.train.generation import ShardGenerator, ShardWriter, require_at_least_1
 from dreamloom.train.imagined import imagined
 from dreamloom.train.upsampled import SolverName, upsampled
+from dreamloom.worldmodels.bundle import is_bundle
 from dreamloom.worldmodels.starts import StartAt
 
 
@@ -99,9 +100,12 @@ def synthesize(
     shard_rows = (250_000 if policy is None else 8192) if shard_rows is None else shard_rows
     batch_size = (8192 if policy is None else 64) if batch_size is None else batch_size
     require_at_least_1(n=n, shard_rows=shard_rows, batch_size=batch_size)
+    require_folder(out)
     shared: dict[str, Any] = {"seed": seed, "steps": steps, "batch_size": batch_size, "curate": curate, "quantile": quantile}
     if policy is None:
         _require_unset(of_worlds, "a world, which needs --policy")
+        if is_bundle(str(checkpoint)):
+            raise ValueError(f"{checkpoint} is a world: --policy says who acts in it")
         made = upsampled(Path(checkpoint), **shared, **of_upsamplers)
     else:
         _require_unset(of_upsamplers, "an upsampler: leave out --policy")
@@ -157,8 +161,7 @@ def _require_place(folder: Path, plan: Plan, settings: Mapping[str, Any], row_by
         raise ValueError(f"{folder}: holds {made[-1] + 1} shards, --n {plan.rows} asks for {plan.shards}; choose another --out")
     folder.mkdir(parents=True, exist_ok=True)
     needed = row_bytes * (plan.rows - sum(len(plan.rows_of(shard)) for shard in made))
-    if needed > (free := shutil.disk_usage(folder).free):
-        raise ValueError(f"{folder}: needs {needed / 1e9:.2f} GB, the disk has {free / 1e9:.2f} GB free")
+    require_space(folder, needed)
 
 
 def _brief(setting: Any) -> str:

@@ -15,10 +15,11 @@ import torch
 import yaml
 from safetensors.torch import load, save
 
-from dreamloom.datasets.atomic import fsync
+from dreamloom.datasets.atomic import fsync, require_folder
 from dreamloom.nn.build import build
 from dreamloom.nn.layout import by_columns
 from dreamloom.nn.parts import checkpoint_at, read_checkpoint
+from dreamloom.suggest import did_you_mean
 from dreamloom.tokenizers.st_vivit import Tokenizer
 from dreamloom.worldmodels.card import card
 from dreamloom.worldmodels.dynamics import Dynamics
@@ -91,6 +92,7 @@ def bundle(
         notes: a text for the card: data, recipe, cost, limits.
         seed: of the choice of prompts.
     """
+    require_place(out)
     parts = {"tokenizer": tokenizer, "dynamics": dynamics, "latent_actions": latent_actions}
     made = _trained(world, {**parts, "order": order}) if world else _genie(**parts, order=order or "random")
     made.introduce(
@@ -169,10 +171,20 @@ def save_bundle(
     _replace_folder(folder, contents)
 
 
-def _replace_folder(folder: Path, contents: dict[str, bytes]) -> None:
-    """Puts a folder of new files in place of an older bundle, never of anything else."""
+def require_place(folder: Path) -> None:
+    """A folder that a world is to be written to: not there, or an older bundle.
+
+    Raises:
+        ValueError: something else is there, or its place cannot be written.
+    """
     if folder.exists() and not (folder / CONFIG).is_file():
         raise ValueError(f"{folder} exists and is not a world; choose another folder")
+    require_folder(folder)
+
+
+def _replace_folder(folder: Path, contents: dict[str, bytes]) -> None:
+    """Puts a folder of new files in place of an older bundle, never of anything else."""
+    require_place(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
         new, old = Path(temporary, "new"), Path(temporary, "old")
@@ -221,11 +233,25 @@ def _located(path: str) -> Path:
         return Path(path)
     if Path(path).exists():
         return _checkpoint_at(path)
-    shipped = Path(str(files("dreamloom") / "worlds"))
-    names = sorted(p.name for p in shipped.iterdir() if (p / CONFIG).is_file()) if shipped.is_dir() else []
-    if path in names:
-        return shipped / path
-    raise BundleError(f"no folder {path!r}, and no world of that name comes with dreamloom ({', '.join(names) or 'none do'})")
+    shipped = _shipped()
+    if path in shipped:
+        return shipped[path]
+    names = sorted(shipped)
+    near = did_you_mean(path, names)
+    raise BundleError(
+        f"no folder {path!r}, and no world of that name comes with dreamloom ({', '.join(names) or 'none do'}){near}"
+    )
+
+
+def _shipped() -> dict[str, Path]:
+    """The worlds that come with dreamloom: name -> folder."""
+    folder = Path(str(files("dreamloom") / "worlds"))
+    return {path.name: path for path in folder.iterdir() if (path / CONFIG).is_file()} if folder.is_dir() else {}
+
+
+def is_bundle(path: str) -> bool:
+    """Whether a path is the folder of a world, or the name of one that comes with dreamloom."""
+    return (Path(path) / CONFIG).is_file() or (path in _shipped() and not Path(path).exists())
 
 
 def _checkpoint_at(path: str) -> Path:
@@ -261,8 +287,12 @@ def _of_checkpoint(path: Path) -> Playable:
     """The world that a training task keeps in its checkpoints, see `dreamloom.train.worlds.WorldTask`."""
     checkpoint = read_checkpoint(path)
     if "world" not in checkpoint:
-        kind = str(checkpoint["model_config"].get("class_path")).rpartition(".")[2]
-        raise BundleError(f"it holds a part of a world ({kind}); `dreamloom bundle` makes a world of the parts")
+        held = str(checkpoint["model_config"].get("class_path"))
+        if held not in ALLOWED:
+            raise BundleError(f"it holds a {held}, which is neither a world nor a part of one")
+        raise BundleError(
+            f"it holds a part of a world ({held.rpartition('.')[2]}); `dreamloom bundle` makes a world of the parts"
+        )
     weights = {k.removeprefix("world."): v for k, v in checkpoint["state_dict"].items() if k.startswith("world.")}
     return _assembled(checkpoint["world"]["config"], checkpoint["world"]["identity"], weights)
 

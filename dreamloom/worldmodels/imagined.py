@@ -29,7 +29,7 @@ class ImaginedVectorEnv(VectorEnv):
 
     Args:
         num_envs: how many.
-        world: a `World`, or what `dreamloom.load_world` loads.
+        world: a `World`, or what `dreamloom.load_world` loads; the bundled CoinRun by default.
         starts: dataset to draw first frames from; the world's own prompts where None.
         start_at: where in the dataset, see `dreamloom.worldmodels.starts.DataStarts`.
         context: frames that a rollout starts from; as many as the world's prompts have by default.
@@ -54,7 +54,7 @@ class ImaginedVectorEnv(VectorEnv):
         self,
         num_envs: int = 1,
         *,
-        world: Any,
+        world: Any = "coinrun",
         starts: str | Path | None = None,
         start_at: StartAt = "uniform",
         context: int | None = None,
@@ -211,7 +211,7 @@ class ImaginedEnv(gymnasium.Env):
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 15}  # noqa: RUF012 (as Gymnasium has it)
 
-    def __init__(self, *, world: Any, render_mode: str | None = None, **settings: Any):
+    def __init__(self, *, world: Any = "coinrun", render_mode: str | None = None, **settings: Any):
         self.one = ImaginedVectorEnv(1, world=world, autoreset_mode=AutoresetMode.DISABLED, **settings)
         self.metadata = {**type(self).metadata, "render_fps": self.one.metadata["render_fps"]}
         self.observation_space, self.action_space = self.one.single_observation_space, self.one.single_action_space
