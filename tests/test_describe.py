@@ -1,4 +1,5 @@
 import shutil
+import tracemalloc
 
 import h5py
 import numpy as np
@@ -12,7 +13,7 @@ from dreamloom import cli
 from dreamloom.datasets.contact_sheet import contact_sheet
 from dreamloom.datasets.convert import save_dataset
 from dreamloom.datasets.describe import describe
-from dreamloom.datasets.lazy import as_lazy
+from dreamloom.datasets.lazy import LazyArray, as_lazy
 from dreamloom.datasets.recorder import Column
 from dreamloom.datasets.store import open_dataset
 from dreamloom.datasets.summary import summarize
@@ -173,3 +174,88 @@ def test_the_summary_is_that_of_the_whole_array(n, block, seed, offset):
     assert (found.low == values.min(axis=0)).all()
     assert (found.high == values.max(axis=0)).all()
     np.testing.assert_array_equal(found.sample, values[:: max(1, n // 20)])
+
+
+def broken_rows():
+    data = recording([30, 30])
+    data.observations[7, 1], data.observations[8, 1], data.observations[9, 0] = np.nan, np.inf, -np.inf
+    data.next_observations[7, 1] = np.nan
+    data.observations[:, 2] = np.nan
+    data.rewards[3] = np.nan
+    return data
+
+
+@pytest.mark.filterwarnings("error")
+def test_numbers_that_are_not_finite_are_counted_by_column_without_warnings(tmp_path, capsys):
+    save_dataset(broken_rows(), tmp_path / "a.hdf5")
+    assert cli.main(["data", str(tmp_path / "a.hdf5"), "--out", str(tmp_path / "b.png")]) == 0
+    told = capsys.readouterr()
+    assert "not finite\n  observations 61 NaN and 2 infinite, rewards 1 NaN, next_observations 1 NaN\n" in told.out
+    assert "dimension 2: 60 values are not finite\n" in told.out
+    assert "return of an episode" not in told.out
+    with Image.open(tmp_path / "b.png") as shown:
+        assert shown.width > 1000
+
+
+def test_a_file_that_cannot_be_read_whole_gets_no_picture(tmp_path, capsys):
+    path = tmp_path / "a.hdf5"
+    with h5py.File(path, "w") as file:
+        pixels = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), np.uint8)
+        file.create_dataset("observations", data=pixels, chunks=(1, 8, 8, 3), fletcher32=True)
+        file["terminals"] = np.zeros(40, bool)
+        place = file["observations"].id.get_chunk_info(39).byte_offset
+    whole = bytearray(path.read_bytes())
+    whole[place + 3] ^= 255
+    path.write_bytes(whole)
+    assert cli.main(["data", str(path)]) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert f"{path}: `observations` cannot be read" in told.err
+    assert [p.name for p in tmp_path.iterdir()] == ["a.hdf5"]
+
+
+def test_a_read_only_folder_gets_no_picture_unless_it_goes_elsewhere(tmp_path, capsys):
+    folder = tmp_path / "there"
+    folder.mkdir()
+    write(folder / "a.hdf5", [3])
+    folder.chmod(0o555)
+    try:
+        describe(folder / "a.hdf5")
+        assert f"none: {folder} is read-only; --out FILE.png draws it elsewhere" in capsys.readouterr().out
+        assert [p.name for p in folder.iterdir()] == ["a.hdf5"]
+        describe(folder / "a.hdf5", out=tmp_path / "a.png")
+        assert (tmp_path / "a.png").exists()
+    finally:
+        folder.chmod(0o755)
+
+
+def test_what_is_passed_over_is_listed(tmp_path, capsys):
+    with h5py.File(write(tmp_path / "a.hdf5", [21]), "a") as file:
+        file["infos/goal"], file["infos/seed"], file["infos/deep/er"] = np.zeros((7, 2)), np.int64(3), np.zeros(21)
+        file["infos/qpos"] = np.arange(21)
+        file["metadata/policy/weight"], file["metadata/algorithm"] = np.zeros((4, 4)), "SAC\x1b[31m"
+    describe(tmp_path / "a.hdf5")
+    told = capsys.readouterr().out
+    for line in [
+        "infos/goal: is float64 (7, 2), expected an array of 21 rows",
+        "infos/seed: is int64 (), expected an array of 21 rows",
+        "infos/deep: is a group, expected an array of 21 rows",
+        "metadata.algorithm: SAC?[31m",
+        "infos/qpos",
+    ]:
+        assert line in told
+    assert open_dataset(tmp_path / "a.hdf5").infos["qpos"][:].tolist() == list(range(21))
+
+
+def test_statistics_hold_little_in_memory_however_much_there_is():
+    made = LazyArray((2**11, 2**14), np.float32, lambda start, stop: np.ones((stop - start, 2**14), np.float32))
+    tracemalloc.start()
+    try:
+        found = summarize(made)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (found.mean == 1).all()
+    assert made.nbytes == 2**27
+    assert found.sample.nbytes == 2**26
+    assert peak < 2**28  # a sample of 64 MB, twice while it is put together, and a block of 16 MB with its squares

@@ -1,5 +1,7 @@
 """What is in a dataset: schema, episodes, statistics, and a picture to look at."""
 
+import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,14 +11,17 @@ import numpy as np
 from dreamloom.datasets.atomic import atomic_path, require_writable
 from dreamloom.datasets.columns import COLUMNS, is_pixels
 from dreamloom.datasets.contact_sheet import augmentation_sheet, contact_sheet
+from dreamloom.datasets.reading import reading
 from dreamloom.datasets.runs import run_ends
 from dreamloom.datasets.scores import normalized_score, score_constants
 from dreamloom.datasets.store import Dataset, open_dataset
-from dreamloom.datasets.summary import Summary, summarize
+from dreamloom.datasets.summary import Summary, iter_blocks, summarize
 from dreamloom.datasets.transitions import count_transitions, iter_transitions
 
 _LOOK = 4096  # rows that show whether one follows from the other
 _DIMENSIONS = 40  # that are told one by one
+_ACTIONS = 100  # discrete ones that are told one by one
+_LINE = 1000  # characters of a line; the settings of a recording are some hundred
 
 
 def describe(
@@ -27,9 +32,10 @@ def describe(
     max_episode_steps: int | None = None,
     augment: bool = False,
 ) -> None:
-    """Shows what is in a dataset, and draws a picture of it.
+    """Reads a dataset whole, shows what is in it, and draws a picture of it.
 
-    Pictures are drawn as a contact sheet; vectors as returns over time, rewards, and the range of every dimension.
+    The picture is drawn only where every row could be read. Frames are drawn as a contact sheet; vectors as returns over time,
+    rewards, and the range of every dimension.
 
     Args:
         path: an HDF5 file, a folder of shards or of episodes, an .npz archive, minari:NAME or d4rl:NAME.
@@ -52,12 +58,15 @@ def describe(
     with open_dataset(path, max_episode_steps=max_episode_steps) as data:
         found = _Found(data, constants)
         for title, lines in found.sections().items():
-            print(title, *(f"  {line}" for line in lines), sep="\n")
+            print(*(_printable(line) for line in (title, *(f"  {line}" for line in lines))), sep="\n")
         if len(data):
+            shown = "augmentations" if augment else "contact sheet" if is_pixels(data.observations) else "picture"
             picture = out or _beside(data)
+            if out is None and not _takes_files(picture.parent):
+                print(f"{shown}\n  none: {picture.parent} is read-only; --out FILE.png draws it elsewhere")
+                return
             with atomic_path(picture) as temporary:
                 (augmentation_sheet(data).save if augment else found.draw)(temporary)
-            shown = "augmentations" if augment else "contact sheet" if is_pixels(data.observations) else "picture"
             print(f"{shown}\n  {picture}")
 
 
@@ -71,7 +80,10 @@ class _Found:
         self.constants = constants or score_constants(self.env)
         self.consecutive = _consecutive(data)
         self.columns = {name: summarize(getattr(data, name), name) for name in self._numbers()}
-        self.returns = self._returns() if self.consecutive and data.rewards is not None and len(data) else None
+        self.broken = {name: (int(found.nan.sum()), int(found.infinite.sum())) for name, found in self.columns.items()}
+        self._read_the_rest()
+        whole = "rewards" in self.columns and not self.columns["rewards"].broken[0]
+        self.returns = self._returns() if self.consecutive and whole else None
 
     def sections(self) -> dict[str, list[str]]:
         """Title -> lines of the report."""
@@ -79,6 +91,8 @@ class _Found:
         if "observations" in self.columns:
             sections["observations"] = _table(self.columns["observations"])
         sections |= {"actions": self._actions(), "levels": self._levels(), "attributes": self._attributes()}
+        sections["not finite"] = [", ".join(self._not_finite())] if any(map(sum, self.broken.values())) else []
+        sections["passed over"] = [f"{name}: {why}" for name, why in self.data.passed_over.items()]
         return {title: lines for title, lines in sections.items() if lines}
 
     def draw(self, path: Path) -> None:
@@ -95,7 +109,8 @@ class _Found:
             constants=self.constants,
             actions=self._codes(),
         )
-        figure.savefig(path, dpi=110)
+        with reading(self.data.ref, "picture"), np.errstate(all="ignore"):
+            figure.savefig(path, dpi=110)
 
     def _numbers(self) -> Iterator[str]:
         if len(self.data):
@@ -106,9 +121,33 @@ class _Found:
             if self.data.rewards is not None:
                 yield "rewards"
 
+    def _read_the_rest(self) -> None:
+        """Every row of every column is read once, so that damage is found."""
+        columns = {name: getattr(self.data, name) for name in COLUMNS}
+        for name, array in (columns | {f"infos/{name}": array for name, array in self.data.infos.items()}).items():
+            if array is None or name in self.columns:
+                continue
+            nan = infinite = 0
+            for block in iter_blocks(array, name):
+                if block.dtype.kind == "f":
+                    nan, infinite = nan + int(np.isnan(block).sum()), infinite + int(np.isinf(block).sum())
+            self.broken[name] = nan, infinite
+
+    def _not_finite(self) -> Iterator[str]:
+        for name, (nan, infinite) in self.broken.items():
+            counts = [f"{count:,} {what}" for count, what in ((nan, "NaN"), (infinite, "infinite")) if count]
+            if counts:
+                yield f"{name} {' and '.join(counts)}"
+
     def _returns(self) -> np.ndarray:
         assert self.data.rewards is not None
-        return np.add.reduceat(self.data.rewards[:].astype(np.float64), self.data.episodes[0])
+        starts, ends = self.data.episodes
+        totals, first = np.zeros(len(starts)), 0
+        for block in iter_blocks(self.data.rewards):
+            episodes = np.searchsorted(ends, np.arange(first, first + len(block)), side="right")
+            np.add.at(totals, episodes, block.astype(np.float64))
+            first += len(block)
+        return totals
 
     def _schema(self) -> list[str]:
         data = self.data
@@ -140,7 +179,7 @@ class _Found:
         if "rewards" not in self.columns:
             return
         assert self.data.rewards is not None
-        share = np.count_nonzero(self.data.rewards[:]) / len(self.data)
+        share = sum(np.count_nonzero(block) for block in iter_blocks(self.data.rewards)) / len(self.data)
         yield f"{share:.2%} of the rows have a reward"
         yield _table(self.columns["rewards"])[0].replace("dimension 0", "reward of a row")
         if self.returns is None:
@@ -158,22 +197,28 @@ class _Found:
         if codes is None:
             return ["none: unlabelled video"] if self.data.actions is None else []
         most = max(codes.values(), default=1)
-        return [f"{name:<17}{count / len(self.data):>7.2%}  {'#' * round(40 * count / most)}" for name, count in codes.items()]
+        lines = [f"{name:<17}{count / len(self.data):>7.2%}  {'#' * round(40 * count / most)}" for name, count in codes.items()]
+        return [*lines, f"the {_ACTIONS} most frequent ones"] if len(lines) == _ACTIONS else lines
 
     def _codes(self) -> dict[str, int] | None:
         """How often each discrete action is taken."""
         if self.data.actions is None or self.data.actions.dtype.kind == "f":
             return None
-        codes, counts = np.unique(self.data.actions[:], return_counts=True)
+        totals: Counter[int] = Counter()
+        for block in iter_blocks(self.data.actions):
+            codes, counts = np.unique(block, return_counts=True)
+            totals.update(dict(zip(codes.tolist(), counts.tolist(), strict=True)))
         names = dict(enumerate(self.data.action_names or []))
-        labels = [f"{code:>3}  {names.get(code, '')}" for code in codes.tolist()]
-        return dict(zip(labels, counts.tolist(), strict=True))
+        shown = sorted(code for code, _ in totals.most_common(_ACTIONS))
+        return {f"{code:>3}  {names.get(code, '')}": totals[code] for code in shown}
 
     def _levels(self) -> list[str]:
         if "level_seed" not in self.data.infos or not len(self.data):
             return []
-        seeds = np.unique(self.data.infos["level_seed"][:])
-        return [f"{len(seeds):,} levels, seeds {seeds[0]} to {seeds[-1]}"]
+        seeds: set[int] = set()
+        for block in iter_blocks(self.data.infos["level_seed"]):
+            seeds.update(np.unique(block).tolist())
+        return [f"{len(seeds):,} levels, seeds {min(seeds)} to {max(seeds)}"]
 
     def _attributes(self) -> list[str]:
         flat: dict[str, Any] = {}
@@ -216,14 +261,27 @@ def _beside(data: Dataset) -> Path:
     return data.path.with_name(data.path.name + ".png") if data.path.is_dir() else data.path.with_suffix(".png")
 
 
+def _takes_files(folder: Path) -> bool:
+    """Not where its mode says read-only: the superuser, who may write there all the same, is asked for `--out` too."""
+    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    return os.access(there, os.W_OK) and bool(there.stat().st_mode & 0o222)
+
+
+def _printable(line: str) -> str:
+    """Names and attributes of a file may hold control characters, which a terminal would obey."""
+    shown = line if len(line) <= _LINE else f"{line[:_LINE]}..."
+    return "".join(letter if letter.isprintable() else "?" for letter in shown)
+
+
 def _table(column: Summary) -> list[str]:
     """A line of statistics for each dimension."""
     inner = column.quantiles(0.25, 0.5, 0.75)
     lines = []
     for i in range(min(column.mean.size, _DIMENSIONS)):
         told = f"{_points([column.low[i], *inner[:, i], column.high[i]])}, mean {column.mean[i]:.4g}, std {column.std[i]:.4g}"
-        broken = f"; {column.broken[i]:,} values are not finite" if column.broken[i] else ""
-        lines.append(f"dimension {i}: {told}{broken}")
+        broken = f"{column.broken[i]:,} values are not finite" if column.broken[i] else ""
+        none = np.isnan(column.low[i])
+        lines.append(f"dimension {i}: {broken if none else told}{'; ' + broken if broken and not none else ''}")
     left = column.mean.size - _DIMENSIONS
     return [*lines, f"and {left} more"] if left > 0 else lines
 

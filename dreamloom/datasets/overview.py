@@ -78,9 +78,11 @@ def _returns(panel: Axes, returns: np.ndarray, constants: tuple[float, float] | 
 def _correlations(panel: Axes, columns: Mapping[str, Summary]) -> None:
     names = [name for name in ("observations", "actions", "rewards") if name in columns]
     values = np.concatenate([columns[name].sample for name in names], axis=1)
-    values = values[np.isfinite(values).all(axis=1)]
-    spread = values.std(axis=0)
-    scaled = (values - values.mean(axis=0)) / np.where(spread > 0, spread, 1)
+    finite = np.isfinite(values)  # what is not counts as the mean
+    counts, values = np.maximum(finite.sum(axis=0), 1), np.where(finite, values, 0)
+    centred = np.where(finite, values - values.sum(axis=0) / counts, 0)
+    spread = np.sqrt((centred**2).sum(axis=0) / counts)
+    scaled = centred / np.where(spread > 0, spread, 1)
     table = scaled.T @ scaled / max(1, len(scaled))
     picture = panel.imshow(table, cmap="RdBu_r", vmin=-1, vmax=1)
     panel.figure.colorbar(picture, ax=panel, shrink=0.8)
@@ -121,7 +123,8 @@ def _ranges(panel: Axes, column: Summary, name: str) -> None:
 
 def _shares(panel: Axes, column: Summary) -> None:
     """A histogram of every dimension, as a row of a heat map: most actions have bounds, and many policies sit on them."""
-    low, high = float(column.low.min()), float(column.high.max())
+    finite = column.sample[np.isfinite(column.sample)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
     edges = np.linspace(low, high if high > low else low + 1, 61)
     table = np.stack([np.histogram(values[np.isfinite(values)], edges)[0] for values in column.sample.T]) / len(column.sample)
     picture = panel.imshow(table, aspect="auto", cmap="Blues", vmin=0, extent=(edges[0], edges[-1], len(table) - 0.5, -0.5))

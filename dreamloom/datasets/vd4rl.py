@@ -149,7 +149,7 @@ def _close(handles: list[h5py.File]) -> None:
 
 def _arrays(path: Path, file: h5py.File) -> dict[str, Any]:
     """The arrays of a flat file: the frames where they are, the labels read; each has a row for every frame."""
-    held = {name: held_item(path, file, name) if name in file else None for name in FLAT}
+    held: dict[str, Any] = {name: held_item(path, file, name) if name in file else None for name in FLAT}
     for name, array in held.items():
         if not isinstance(array, h5py.Dataset):
             raise DatasetError(f"{path}: no array `{name}` ({kind(array)}); V-D4RL's flat files hold {', '.join(FLAT)}")
