@@ -13,6 +13,7 @@ import pytest
 import torch
 from exact import float64
 from jaxtyping import config
+from test_canvas import canvas_world
 from test_diffusion_world import diffusion_world
 from test_forcing import forcing_plain, forcing_world
 from test_genie import genie
@@ -60,6 +61,8 @@ CASES = {
     "genie of true actions": Case(lambda: genie(latent=False, injection="prepend", order="halton"), plain=genie_plain),
     "diffusion of pixels, true actions": Case(diffusion_world),
     "diffusion of pixels, latent actions": Case(lambda: diffusion_world(latent=True)),
+    "canvas, true actions": Case(canvas_world),
+    "canvas, latent actions": Case(lambda: canvas_world(latent=True)),
     "latents by shortcut forcing": Case(forcing_world, plain=forcing_plain),
     "hand-written": Case(WalkWorld, rounding=0),
     "hand-written, continuous": Case(lambda: WalkWorld(continuous=True, rewards=False), rounding=0),

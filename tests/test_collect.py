@@ -67,6 +67,23 @@ def test_rows_are_what_a_hand_stepped_environment_shows(tmp_path, monkeypatch):
     assert data.timeouts[:].sum() <= 9  # only where a segment cuts a lane
 
 
+def test_larger_frames_are_those_drawn_for_people_of_the_same_moments(tmp_path, monkeypatch):
+    made = made_environments(monkeypatch)
+    options = {"game": "coinrun", "steps": 24, "num_envs": 2, "segment": 12, "levels": "5:40"}
+    collect_procgen(**options, size=128, out=tmp_path / "large.hdf5")
+    collect_procgen(**options, out=tmp_path / "native.hdf5")
+    large, native = open_dataset(tmp_path / "large.hdf5"), open_dataset(tmp_path / "native.hdf5")
+    assert large.observations.shape == (24, 128, 128, 3)
+    np.testing.assert_array_equal(large.actions[:], native.actions[:])
+    env = make_procgen(made[0][0], **made[0][1])
+    drawn = np.stack([info["rgb"] for info in env.get_info()]).reshape(2, 128, 4, 128, 4, 3).mean((2, 4))
+    assert np.abs(large.observations[[0, 12]] - drawn).max() <= 1
+    halved = large.observations[:].reshape(24, 64, 2, 64, 2, 3).mean((2, 4))
+    assert np.abs(halved - native.observations[:]).mean() < 12, "the same scene"
+    with pytest.raises(ValueError, match="64, 128 or 256"):
+        collect_procgen(**options, size=96, out=tmp_path / "odd.hdf5")
+
+
 def test_file_says_what_it_holds(tmp_path):
     data = record(tmp_path / "a.hdf5", levels="7:9", seed=3, policy="random:1,sticky:2", steps=901)
     assert len(data) == 901

@@ -11,6 +11,8 @@ from dreamloom.datasets.types import Clip
 from dreamloom.diffusion.training import generator_of_step
 from dreamloom.tokenizers.autoencoder import Autoencoder
 from dreamloom.train.tasks import Task, actions_between, to_unit
+from dreamloom.worldmodels.canvas.denoiser import CanvasDenoiser
+from dreamloom.worldmodels.canvas.world import CanvasWorld
 from dreamloom.worldmodels.diffusion_world import DiffusionWorld, NextFrameDenoiser
 from dreamloom.worldmodels.forcing import ForcingDynamics
 from dreamloom.worldmodels.forcing_world import ForcingWorld
@@ -93,8 +95,18 @@ class WorldTask(Task):
         self.world.prompts = torch.zeros_like(checkpoint["state_dict"]["world.prompts"])
 
 
-class DiffusionWorldTask(WorldTask):
-    """Trains a world that diffuses its next frame in pixels, on true actions or on those of a frozen latent action model.
+class PixelWorldTask(WorldTask):
+    """Trains the denoiser of a world that works on pixels, on true actions or on those of a frozen latent action model."""
+
+    def loss(self, clip: Clip) -> tuple[Tensor, dict[str, Tensor]]:
+        """Of the trained weights, or in validation of their average."""
+        compute = self.compute if self.training else self.world.denoiser.loss
+        actions = actions_between(clip, self.world.latent_actions)
+        return compute(to_unit(clip.frames), actions, self.step_generator())
+
+
+class DiffusionWorldTask(PixelWorldTask):
+    """Trains a world that diffuses its next frame in pixels.
 
     Args:
         model: the denoiser.
@@ -104,15 +116,36 @@ class DiffusionWorldTask(WorldTask):
     """
 
     def __init__(self, model: NextFrameDenoiser, *, latent_actions: str | None = None, steps: int = 3, **kwargs: Any):
-        actions = None if latent_actions is None else load_part(latent_actions, LatentActions)
-        world = DiffusionWorld(copy.deepcopy(model), actions, steps=steps)
+        world = DiffusionWorld(copy.deepcopy(model), _frozen(latent_actions), steps=steps)
         super().__init__(model, world, world.denoiser, [latent_actions], **kwargs)
 
-    def loss(self, clip: Clip) -> tuple[Tensor, dict[str, Tensor]]:
-        """Of the trained weights, or in validation of their average."""
-        compute = self.compute if self.training else self.world.denoiser.loss
-        actions = actions_between(clip, self.world.latent_actions)
-        return compute(to_unit(clip.frames), actions, self.step_generator())
+
+class CanvasWorldTask(PixelWorldTask):
+    """Trains a world that paints on a canvas: a camera that moves first, and a denoiser of what changes.
+
+    Args:
+        model: the denoiser.
+        latent_actions: checkpoint of a latent action model, or the folder of its runs, whose newest is taken; null trains
+            on the dataset's own discrete actions.
+        steps: default steps a frame of the world.
+        least_change: grey levels of 255 below which a pixel of the world stays as it is.
+    """
+
+    def __init__(
+        self,
+        model: CanvasDenoiser,
+        *,
+        latent_actions: str | None = None,
+        steps: int = 2,
+        least_change: float = 8.0,
+        **kwargs: Any,
+    ):
+        world = CanvasWorld(copy.deepcopy(model), _frozen(latent_actions), steps=steps, least_change=least_change)
+        super().__init__(model, world, world.denoiser, [latent_actions], **kwargs)
+
+
+def _frozen(latent_actions: str | None) -> LatentActions | None:
+    return None if latent_actions is None else load_part(latent_actions, LatentActions)
 
 
 class ForcingWorldTask(WorldTask):
@@ -128,8 +161,8 @@ class ForcingWorldTask(WorldTask):
     def __init__(
         self, model: ForcingDynamics, *, autoencoder: str, latent_actions: str | None = None, steps: int = 4, **kwargs: Any
     ):
-        actions = None if latent_actions is None else load_part(latent_actions, LatentActions)
-        world = ForcingWorld(load_part(autoencoder, Autoencoder), copy.deepcopy(model), actions, steps=steps)
+        parts = load_part(autoencoder, Autoencoder), copy.deepcopy(model), _frozen(latent_actions)
+        world = ForcingWorld(*parts, steps=steps)
         super().__init__(model, world, world.dynamics, [autoencoder, latent_actions], **kwargs)
 
     def loss(self, clip: Clip) -> tuple[Tensor, dict[str, Tensor]]:

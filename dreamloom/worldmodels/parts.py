@@ -19,6 +19,8 @@ ALLOWED = frozenset(
         "dreamloom.worldmodels.genie.Genie",
         "dreamloom.worldmodels.diffusion_world.NextFrameDenoiser",
         "dreamloom.worldmodels.diffusion_world.DiffusionWorld",
+        "dreamloom.worldmodels.canvas.denoiser.CanvasDenoiser",
+        "dreamloom.worldmodels.canvas.world.CanvasWorld",
         "dreamloom.worldmodels.forcing.ForcingDynamics",
         "dreamloom.worldmodels.forcing_world.ForcingWorld",
     }

@@ -1,0 +1,120 @@
+"""A playable world on a canvas; see `dreamloom.worldmodels.canvas.denoiser`."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from dreamloom.diffusion.solvers import Euler
+from dreamloom.nn.build import Buildable
+from dreamloom.worldmodels.canvas.denoiser import CanvasDenoiser, View
+from dreamloom.worldmodels.latent_actions import LatentActions
+from dreamloom.worldmodels.maskgit import draw
+from dreamloom.worldmodels.playable import Playable, to_bytes
+from dreamloom.worldmodels.prompts import to_prompt
+from dreamloom.worldmodels.world import Generators, Outcome, Sampling
+
+
+@dataclass(frozen=True)
+class CanvasState:
+    """Where b imagined worlds stand.
+
+    Attributes:
+        view: what they know.
+        carried: (b, 2) what is left of the camera's moves after whole pixels, pixels (down, right).
+    """
+
+    view: View
+    carried: Float[Tensor, "b 2"]
+
+    @property
+    def frame(self) -> UInt8[Tensor, "b c h w"]:
+        """What the worlds show."""
+        return self.view.frames[:, -1]
+
+
+class CanvasWorld(Playable, Buildable):
+    """A playable world; see the World protocol for `reset` and `step`.
+
+    Args:
+        denoiser: of the next frame.
+        latent_actions: labels frames with latent actions; None where the denoiser takes the dataset's true actions.
+        steps: default Euler steps a frame.
+        sigma_min: last noise level but 0.
+        sigma_max: first noise level.
+        rho: curvature of the schedule.
+        least_change: a pixel that would change by less than this of 255 grey levels in all colours stays as it is on the
+            canvas, so that what stands still cannot fade.
+        canvas: side of the canvas, in sides of a frame.
+    """
+
+    def __init__(
+        self,
+        denoiser: CanvasDenoiser,
+        latent_actions: LatentActions | None = None,
+        *,
+        steps: int = 2,
+        sigma_min: float = 0.02,
+        sigma_max: float = 2.0,
+        rho: float = 7.0,
+        least_change: float = 8.0,
+        canvas: int = 4,
+    ):
+        if latent_actions is not None and latent_actions.actions != denoiser.actions:
+            raise ValueError(f"{latent_actions.actions} latent actions do not fit a denoiser with {denoiser.actions}")
+        super().__init__((denoiser.channels, denoiser.size, denoiser.size), denoiser.actions, Sampling(steps, 1.0))
+        self.denoiser, self.latent_actions = denoiser, latent_actions
+        self.sigma_min, self.sigma_max, self.rho = sigma_min, sigma_max, rho
+        self.least_change, self.side = least_change, canvas * denoiser.size
+
+    @torch.inference_mode()
+    def reset(self, prompt: Any) -> CanvasState:
+        """Starts worlds from frames of any size; see `World.reset`.
+
+        Raises:
+            ValueError: if the prompt is not uint8 frames of a known shape.
+        """
+        frames = to_prompt(prompt, self.frame_shape).to(self.device)
+        b, t = frames.shape[:2]
+        if self.latent_actions is None or t == 1:
+            actions = torch.full((b, t - 1), self.denoiser.no_action, device=self.device)
+        else:
+            actions = self.latent_actions.infer(frames.float() / 255)
+        shifts = self.denoiser.shifts_of(frames.float() / 255)
+        view = self.denoiser.begin(frames, actions, shifts, side=self.side)
+        return CanvasState(view, torch.zeros(b, 2, device=self.device))
+
+    @torch.inference_mode()
+    def step(
+        self,
+        state: CanvasState,
+        action: int | Int[Tensor, "b"],
+        generator: Generators = None,
+        sampling: Sampling = Sampling(),  # noqa: B008 (frozen)
+    ) -> tuple[CanvasState, Outcome]:
+        """One new frame for every world; see `World.step`. The temperature scales the noise that what is diffused begins with.
+
+        Raises:
+            ValueError: if an action, the number of steps or the temperature is out of range.
+        """
+        view, denoiser = state.view, self.denoiser
+        led = self.checked(action, len(view.frames))
+        steps, temperature = self.asked(sampling)
+        shift, carried = self._aimed(state, led)
+        canvas = view.canvas.moved(shift, denoiser.size)
+        look = denoiser.look(view, canvas, shift, led)
+        solver = Euler(steps, sigma_min=self.sigma_min, sigma_max=self.sigma_max, rho=self.rho)
+        x = look.base + solver(
+            lambda x, sigma: denoiser.denoise(look.base + x, sigma, look).clamp(-1, 1) - look.base,
+            lambda _: temperature * draw(tuple(look.base.shape), generator, self.device, torch.randn),
+        )
+        still = (x - look.base).abs().amax(1, keepdim=True) < self.least_change / 127.5
+        frame = to_bytes((torch.where(still, look.base, x) / 2 + 0.5).clamp(0, 1))
+        return CanvasState(view.followed(canvas, frame, shift, led), carried), Outcome(frame)
+
+    def _aimed(self, state: CanvasState, action: Int[Tensor, "b"]) -> tuple[Int[Tensor, "b 2"], Float[Tensor, "b 2"]]:
+        if self.denoiser.camera is None:
+            return torch.zeros_like(state.view.shifts[:, -1]), state.carried
+        return self.denoiser.camera.choose(self.denoiser.aim(state.view, action), state.carried)
