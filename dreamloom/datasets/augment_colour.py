@@ -12,8 +12,8 @@ from torch.nn.functional import conv2d, interpolate, pad
 from torchvision.transforms.v2.functional import rgb_to_grayscale
 
 from dreamloom.datasets.augment_base import Augmentation, Drawn, as_pictures, uniform, whole
-
-_PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+from dreamloom.datasets.media import PICTURES, find_pictures
+from dreamloom.datasets.pictures import decode_picture
 
 
 class Greyscale(Augmentation):
@@ -127,9 +127,9 @@ class Overlay(Augmentation):
         if not 0 <= strength <= 1 or cells < 1:
             raise ValueError(f"expected a strength of 0 to 1 and at least 1 cell, got {strength} and {cells}")
         self.strength, self.cells = strength, cells
-        self.files = sorted(file for file in Path(path).rglob("*") if file.suffix.lower() in _PICTURES) if path else []
+        self.files = find_pictures(Path(path)) if path else []
         if path and not self.files:
-            raise ValueError(f"{path}: no picture is in it ({', '.join(_PICTURES)})")
+            raise ValueError(f"{path}: no picture is in it ({', '.join(sorted(PICTURES))})")
         self._loaded: dict[tuple[int, int], Tensor] = {}
 
     def draw(self, batch: int, generator: torch.Generator, *, device: torch.device | str, size: tuple[int, int]) -> Drawn:
@@ -150,7 +150,7 @@ class Overlay(Augmentation):
     def _pictures(self, size: tuple[int, int], device: torch.device) -> Tensor:
         """All pictures (n 3 h w) uint8 at this size, kept on the device of their last use."""
         if size not in self._loaded:
-            arrays = [np.asarray(Image.open(file).convert("RGB").resize(size[::-1])) for file in self.files]
+            arrays = [np.asarray(Image.fromarray(decode_picture(file)).resize(size[::-1])) for file in self.files]
             self._loaded[size] = rearrange(torch.from_numpy(np.stack(arrays)), "n h w c -> n c h w")
         self._loaded[size] = self._loaded[size].to(device)
         return self._loaded[size]

@@ -13,6 +13,9 @@ import gymnasium
 import numpy as np
 from PIL import Image
 
+from dreamloom.datasets.media import find_pictures
+from dreamloom.datasets.pictures import decode_picture
+
 Task = Literal["cheetah-run", "walker-walk", "humanoid-walk"]
 Distraction = Literal["none", "easy", "medium", "hard"]
 
@@ -104,7 +107,7 @@ class ControlSuite(gymnasium.Env):
     def _drawn_background(self, rng: np.random.Generator) -> np.ndarray:
         count = BACKGROUNDS[self.distraction]
         if self._files:
-            picture = Image.open(self._files[rng.integers(len(self._files))]).convert("RGB")
+            picture = Image.fromarray(decode_picture(self._files[rng.integers(len(self._files))]))
         else:
             number = int(rng.integers(count or 2**31))
             cloud = np.random.default_rng([number, 1]).integers(0, 256, (_CELLS, _CELLS, 3), np.uint8)
@@ -113,7 +116,7 @@ class ControlSuite(gymnasium.Env):
 
 
 def _pictures(folder: Path) -> list[Path]:
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in (".png", ".jpg", ".jpeg", ".bmp", ".webp"))
+    files = find_pictures(folder)
     if not files:
         raise ValueError(f"--backgrounds {folder}: no picture is in it")
     return files

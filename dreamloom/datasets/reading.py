@@ -97,8 +97,12 @@ def require_file(path: Path) -> None:
     except OSError as error:
         raise DatasetError(f"{path}: {error.strerror or fault(error)}") from error
     if not stat.S_ISREG(mode):
-        kind = next((name for test, name in _SPECIAL.items() if test(mode)), "a folder")
-        raise DatasetError(f"{path}: is {kind}, expected a file")
+        raise DatasetError(f"{path}: is {special(mode)}, expected a file")
+
+
+def special(mode: int) -> str:
+    """What a path leads to that is not a regular file, by its `st_mode`."""
+    return next((name for test, name in _SPECIAL.items() if test(mode)), "a folder")
 
 
 def require_held(path: Path, key: str, nbytes: int, *, ratio: int = DEFLATE) -> None:

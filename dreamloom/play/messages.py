@@ -11,9 +11,10 @@ import numpy as np
 from PIL import Image, ImageOps
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from dreamloom.datasets.pictures import FORMATS, PictureError, TooManyPixelsError, decode_picture
+
 FRAME, THUMBNAIL, PROMPT = 1, 2, 3
 HEADER = struct.Struct("<BxHHHIIf")  # kind, index, width, height, sequence number, input id, model milliseconds
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 
 Id = Annotated[int, Field(ge=0, lt=2**32)]
 
@@ -120,16 +121,12 @@ def read_picture(data: bytes, *, width: int, height: int, max_pixels: int) -> np
         ValueError: it is no picture of a known format, is damaged, or has more than `max_pixels` pixels.
     """
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            pixels = image.width * image.height
-            if 0 < pixels <= max_pixels:
-                image.draft("RGB", (width, height))
-                upright = ImageOps.exif_transpose(image).convert("RGB")
-                return np.array(ImageOps.fit(upright, (width, height), Image.Resampling.LANCZOS))
-    # Decoders raise whatever the damage led to (OSError, SyntaxError, struct.error, bomb errors, ...).
-    except Exception:
+        rgb = decode_picture(io.BytesIO(data), max_pixels=max_pixels, at_least=max(width, height))
+    except TooManyPixelsError as error:
+        raise ValueError(f"the picture has {error.reason}") from None
+    except PictureError:
         raise ValueError(f"that is no readable picture; send one of {', '.join(FORMATS)}") from None
-    raise ValueError(f"the picture has {pixels:,} pixels; at most {max_pixels:,} are allowed")
+    return np.array(ImageOps.fit(Image.fromarray(rgb), (width, height), Image.Resampling.LANCZOS))
 
 
 def pack_picture(
