@@ -67,7 +67,7 @@ examples:
 # Of the system's errors those that a user can mend; any other keeps its traceback.
 MENDABLE = {
     errno.ENOENT, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR,
-    errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EADDRINUSE, errno.EADDRNOTAVAIL,
+    errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EADDRINUSE, errno.EADDRNOTAVAIL,
 }  # fmt: skip
 
 

@@ -71,7 +71,7 @@ class Recorder:
         self.settings = json.loads(json.dumps(settings))
         require_new_file(self.out)
         self.out.parent.mkdir(parents=True, exist_ok=True)
-        self._file = _lock(self.part)
+        self._file = lock(self.part)
         require_new_file(self.out)
         self.finished = self._resume()
         if self.finished is None:
@@ -175,7 +175,12 @@ class Recorder:
         return noted["finished"]
 
 
-def _lock(part: Path) -> Any:
+def lock(part: Path) -> Any:
+    """Opens an unfinished file for this process alone, until it is closed.
+
+    Raises:
+        ValueError: another process has it.
+    """
     file = os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT, 0o644), "r+b", buffering=0)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
