@@ -50,6 +50,7 @@ EXTRAS = {
     "mujoco": "mujoco",
     "stable_baselines3": "sb3",
     "minari": "minari",
+    "pyarrow": "minari",
     "diffusers": "replay",
     "rliable": "replay",
     "huggingface_hub": "hub",

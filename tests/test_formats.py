@@ -2,6 +2,10 @@
 
 import os
 import pickle
+import shlex
+import shutil
+import subprocess
+import sys
 
 import h5py
 import numpy as np
@@ -209,3 +213,41 @@ def test_a_failure_leaves_nothing_behind(tmp_path):
         with pytest.raises(OSError, match="the disk is gone"):
             save_dataset(data, tmp_path / name)
         assert list(tmp_path.iterdir()) == []
+
+
+CONVERT = """
+import sys
+from dreamloom import cli
+source, *targets = sys.argv[1:]
+for target in targets:
+    print(cli.main(["data", "convert", source, "--to", target]), flush=True)
+"""
+
+
+@pytest.mark.skipif(not shutil.which("unshare"), reason="needs name spaces")
+def test_a_disk_that_is_full_is_told_in_one_line_and_holds_nothing_of_the_target(tmp_path):
+    """A real, small file system, which only the superuser may mount, in a name space of mounts that ends with the process."""
+    small = tmp_path / "small"
+    small.mkdir()
+    save_dataset(rows(3000, o=20), tmp_path / "source.npz")
+    targets = [small / "a.hdf5", small / "b.npz", small / "c", "minari:full/a-v0"]
+    run = shlex.join(map(str, [sys.executable, "-c", CONVERT, tmp_path / "source.npz", *targets]))
+    found = subprocess.run(
+        [
+            "unshare",
+            "-m",
+            "sh",
+            "-c",
+            f"mount -t tmpfs -o size=400k tmpfs {small} && {{ {run}; echo code $?; find {small} -type f; }}",
+        ],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "MINARI_DATASETS_PATH": str(small / "minari")},
+    )
+    if "code" not in found.stdout:
+        pytest.skip("no file system of a test's own can be mounted here")
+    assert found.stdout.splitlines() == ["2", "2", "2", "2", "code 0"]
+    told = [line for line in found.stderr.splitlines() if "dreamloom:" in line]
+    assert len(told) == 4
+    assert all("No space left on device" in line or "the disk has" in line for line in told)
+    assert "Traceback" not in found.stderr

@@ -1,5 +1,6 @@
 """Minari both ways, against the real library: what it records is read here, and what is written here it loads."""
 
+import errno
 import json
 import pickle
 import sys
@@ -14,6 +15,9 @@ from hypothesis import strategies as st
 
 pytest.importorskip("minari")
 import minari
+from minari.dataset._storages.hdf5_storage import HDF5Storage
+from minari.dataset.minari_storage import MinariStorage
+from minari.namespace import list_local_namespaces
 from some_rows import recordings, rows, same
 
 from dreamloom import cli
@@ -245,6 +249,32 @@ def test_an_episode_that_lacks_something_is_named(root, key, value, words):
             file[f"episode_0/{key}"] = value
     with pytest.raises(DatasetError, match=words):
         _ = open_dataset("minari:toys/real-v0").actions[:]
+
+
+def test_arrow_files_need_pyarrow_which_the_extra_brings(root, capsys, monkeypatch):
+    record(gymnasium.make("CartPole-v1"), "toys/real-v0")
+    path = root / "toys" / "real-v0" / "data" / "metadata.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "data_format": "arrow"}))
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert cli.main(["data", "minari:toys/real-v0"]) == 2
+    assert "pip install 'dreamloom[minari]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("failing", ["update_episodes", "update_metadata"])
+def test_a_full_disk_leaves_nothing_under_a_final_name(root, monkeypatch, failing):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(MinariStorage, failing, full)
+    monkeypatch.setattr(HDF5Storage, failing, full)
+    with pytest.raises(OSError, match="No space left"):
+        save_dataset(rows(5), "minari:deep/er/synth-v0")
+    assert [path for path in root.rglob("*") if path.is_file()] == []
+    monkeypatch.undo()
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(root))
+    save_dataset(rows(5), "minari:deep/er/synth-v0")
+    assert list_local_namespaces() == ["deep", "deep/er"]
+    assert [json.loads(path.read_text()) for path in root.rglob("namespace_metadata.json")] == [{}, {}]
 
 
 @pytest.mark.parametrize("name", ["synth", "a/../b-v0", "/tmp/x-v0", ""])

@@ -3,6 +3,7 @@
 Whether a place can be written, and has room, is asked before the work whose result goes there.
 """
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -11,6 +12,9 @@ from pathlib import Path
 from tempfile import TemporaryFile
 
 from dreamloom.datasets.reading import size
+
+_HELD_BACK = 2**24  # bytes: HDF5 caches 1 MB of each array, and files have some ten of them
+_TABLES = 2**17  # bytes of what HDF5 writes of its own
 
 
 @contextmanager
@@ -27,6 +31,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         fsync(temporary)
         os.replace(temporary, path)
         fsync(path.parent)
+    except OSError as error:
+        raise _named(error, path) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -43,8 +49,16 @@ def atomic_folder(folder: str | Path) -> Iterator[Path]:
         fsync(temporary)
         os.replace(temporary, folder)
         fsync(folder.parent)
+    except OSError as error:
+        raise _named(error, folder) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _named(error: OSError, path: Path) -> OSError:
+    """A full disk does not say of itself which file it had no room for."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return OSError(error.errno, os.strerror(error.errno), str(path)) if full and error.errno else error
 
 
 def fsync(path: Path) -> None:
@@ -100,6 +114,30 @@ def _require_writable(path: Path, folder: Path) -> None:
         TemporaryFile(dir=there).close()
     except OSError as error:
         raise ValueError(f"{path}: cannot be written: {there}: {error.strerror}") from error
+
+
+class Room:
+    """Asks for room on the disk before each piece is given to HDF5.
+
+    HDF5 holds back some of what it is given, cannot close a file that it then has no room for, and crashes when the process
+    ends. So it is never given more than there is room for.
+
+    Args:
+        path: what is written.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._path, self._taken = path, 0
+        self.take(0)
+
+    def take(self, nbytes: int) -> None:
+        """Before so many bytes more are written.
+
+        Raises:
+            ValueError: there is no room for them and for what may be held back.
+        """
+        self._taken += nbytes
+        require_space(self._path, nbytes + min(self._taken, _HELD_BACK) + _TABLES)
 
 
 def require_space(path: str | Path, nbytes: int) -> None:

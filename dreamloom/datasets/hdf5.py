@@ -14,7 +14,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from dreamloom.datasets.atomic import atomic_path
+from dreamloom.datasets.atomic import Room, atomic_path
 from dreamloom.datasets.columns import COLUMNS, DatasetError, normalized
 from dreamloom.datasets.hdf5_file import held_item, kind, open_file
 from dreamloom.datasets.lazy import LazyArray, as_lazy, picked
@@ -82,16 +82,22 @@ def save_hdf5(path: Path, parts: Iterable[Transitions], attrs: Mapping[str, Any]
         parts: all rows, piece by piece.
         attrs: attributes of the file.
     """
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
-        write_attrs(file, attrs)
-        for part, ends in with_run_ends(parts):
-            for name, rows in _with_closing_rows(part, ends).items():
-                if name not in file:
-                    chunk = (max(1, min(4096, 2**18 // max(1, rows[:1].nbytes))), *rows.shape[1:])
-                    shape = (0, *rows.shape[1:])
-                    file.create_dataset(name, shape, rows.dtype, maxshape=(None, *shape[1:]), chunks=chunk)
-                file[name].resize(len(file[name]) + len(rows), axis=0)
-                file[name][-len(rows) :] = rows
+    with atomic_path(path) as temporary:
+        room = Room(path)
+        with h5py.File(temporary, "w") as file:
+            write_attrs(file, attrs)
+            for part, ends in with_run_ends(parts):
+                for name, rows in _with_closing_rows(part, ends).items():
+                    room.take(rows.nbytes)
+                    _append(file, name, rows)
+
+
+def _append(file: h5py.File, name: str, rows: np.ndarray) -> None:
+    if name not in file:
+        chunk = (max(1, min(4096, 2**18 // max(1, rows[:1].nbytes))), *rows.shape[1:])
+        file.create_dataset(name, (0, *rows.shape[1:]), rows.dtype, maxshape=(None, *rows.shape[1:]), chunks=chunk)
+    file[name].resize(len(file[name]) + len(rows), axis=0)
+    file[name][-len(rows) :] = rows
 
 
 def copy_rows(path: Path, data: Dataset, attrs: Mapping[str, Any]) -> None:
@@ -105,13 +111,17 @@ def copy_rows(path: Path, data: Dataset, attrs: Mapping[str, Any]) -> None:
     names = ("observations", "actions", "rewards", "terminals", "timeouts")
     columns = {name: getattr(data, name) for name in names if getattr(data, name) is not None}
     columns |= {f"infos/{name}": array for name, array in data.infos.items()}
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
-        write_attrs(file, attrs)
-        for name, array in columns.items():
-            size = max(1, _PIECE // max(1, array.nbytes // max(1, len(array))))
-            held = file.create_dataset(name, array.shape, array.dtype)
-            for start in range(0, len(array), size):
-                held[start : start + size] = array[start : start + size]
+    with atomic_path(path) as temporary:
+        room = Room(path)
+        with h5py.File(temporary, "w") as file:
+            write_attrs(file, attrs)
+            for name, array in columns.items():
+                size = max(1, _PIECE // max(1, array.nbytes // max(1, len(array))))
+                held = file.create_dataset(name, array.shape, array.dtype)
+                for start in range(0, len(array), size):
+                    rows = array[start : start + size]
+                    room.take(rows.nbytes)
+                    held[start : start + size] = rows
 
 
 def _with_closing_rows(part: Transitions, ends: np.ndarray) -> dict[str, np.ndarray]:

@@ -6,6 +6,7 @@ A Minari folder may name an environment whose entry point is imported and called
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,8 @@ def open_minari(path: Path) -> Dataset:
         if not isinstance(metadata, dict) or not isinstance(metadata.get("data_format"), str):
             raise DatasetError(f"{folder / 'metadata.json'}: not a Minari dataset's: it names no `data_format`")
         attrs = _attrs(metadata)
+    if metadata["data_format"] == "arrow":
+        import_module("pyarrow")  # whose absence minari tells without its name, and so without our extra
     with reading(path):
         episodes = _Episodes(folder, metadata)
         columns = normalized(str(path), episodes.columns())

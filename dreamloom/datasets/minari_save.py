@@ -12,9 +12,10 @@ import numpy as np
 from gymnasium import spaces
 from minari.data_collector.episode_buffer import EpisodeBuffer
 from minari.dataset.minari_storage import MinariStorage
-from minari.namespace import create_namespace, list_local_namespaces
+from minari.namespace import NAMESPACE_METADATA_FILENAME, namespace_hierarchy, validate_namespace
+from minari.storage import get_dataset_path
 
-from dreamloom.datasets.atomic import atomic_folder, require_folder
+from dreamloom.datasets.atomic import Room, atomic_folder, atomic_path, require_folder
 from dreamloom.datasets.minari_format import NEXT_KNOWN, minari_path
 from dreamloom.datasets.runs import iter_runs
 from dreamloom.datasets.types import Transitions
@@ -22,6 +23,7 @@ from dreamloom.datasets.types import Transitions
 log = logging.getLogger(__name__)
 
 _MANY = 10_000  # episodes
+_EPISODE = 2**14  # bytes that HDF5 takes for the arrays of an episode, be they ever so small
 
 
 def save_minari(name: str, parts: Iterable[Transitions], attrs: Mapping[str, Any], *, actions: int = 0) -> None:
@@ -40,9 +42,6 @@ def save_minari(name: str, parts: Iterable[Transitions], attrs: Mapping[str, Any
         ValueError: no name of a Minari dataset, or there is one already.
     """
     path = require_new_minari(name)
-    namespace = name.rpartition("/")[0]
-    if namespace and namespace not in list_local_namespaces():
-        create_namespace(namespace)
     parts = iter(parts)
     first = next(parts)
     with atomic_folder(path) as temporary:
@@ -54,7 +53,9 @@ def save_minari(name: str, parts: Iterable[Transitions], attrs: Mapping[str, Any
             jpeg_encoding=False,  # which would change the pixels
         )
         storage.update_metadata({"dataset_id": name, "minari_version": minari.__version__, "dreamloom": dict(attrs)})
-        storage.update_episodes(_buffers(chain([first], parts)))
+        storage.update_episodes(_buffers(chain([first], parts), Room(path)))
+        if "/" in name:
+            _make_namespaces(name.rpartition("/")[0])
 
 
 def require_new_minari(name: str) -> Path:
@@ -70,7 +71,17 @@ def require_new_minari(name: str) -> Path:
     return path
 
 
-def _buffers(parts: Iterable[Transitions]) -> Iterator[EpisodeBuffer]:
+def _make_namespaces(namespace: str) -> None:
+    """Makes a folder and those above it namespaces, each file whole or not there, which minari's own function does not do."""
+    validate_namespace(namespace)
+    for name in (namespace, *namespace_hierarchy(namespace)):
+        path = get_dataset_path(name) / NAMESPACE_METADATA_FILENAME
+        if not path.exists():
+            with atomic_path(path) as temporary:
+                temporary.write_text("{}")
+
+
+def _buffers(parts: Iterable[Transitions], room: Room) -> Iterator[EpisodeBuffer]:
     for number, run in enumerate(iter_runs(parts)):
         if number == _MANY:
             log.warning(
@@ -78,6 +89,7 @@ def _buffers(parts: Iterable[Transitions]) -> Iterator[EpisodeBuffer]:
                 "far more time and disk there than in an HDF5 file, a folder of shards or an .npz archive",
                 _MANY,
             )
+        room.take(_EPISODE + 2 * run.observations.nbytes + run.actions.nbytes + 8 * len(run))
         ended = np.zeros(len(run), bool)
         ended[-1] = not run.terminals[-1]
         infos = None if run.next_known is None else {NEXT_KNOWN: np.append(True, run.next_known)}

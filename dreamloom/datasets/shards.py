@@ -176,11 +176,8 @@ def _image(columns: Mapping[str, np.ndarray], attrs: Mapping[str, Any]) -> bytes
 
 
 def _write(path: Path, content: bytes) -> None:
-    try:
-        with atomic_path(path) as temporary:
-            temporary.write_bytes(content)
-    except OSError as error:  # a full disk does not say of itself which file it had no room for
-        raise OSError(error.errno, error.strerror, str(path)) from error
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 
 from dreamloom.datasets.archive import load
-from dreamloom.datasets.atomic import atomic_folder, atomic_path
+from dreamloom.datasets.atomic import Room, atomic_folder, atomic_path
 from dreamloom.datasets.columns import DatasetError
 from dreamloom.datasets.dgrl import episode_files, require_frames, require_lists
 from dreamloom.datasets.episodes import Episode, Steps, iter_episodes, joined_columns, open_episodes
@@ -89,20 +89,27 @@ def _labels(episode: Episode) -> dict[str, np.ndarray]:
 
 def _save_flat(path: Path, episodes: Iterator[Episode]) -> int:
     count = 0
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
-        for episode in episodes:
-            step_type = np.full(len(episode.frames), _MID, np.float64)
-            step_type[[0, -1]] = _FIRST, _LAST
-            frames = episode.frames.transpose(0, 3, 1, 2)
-            for name, rows in {"observation": frames, **_labels(episode), "step_type": step_type}.items():
-                if name not in file:
-                    chunk, inner = (16 if rows.ndim == 4 else 4096, *rows.shape[1:]), rows.shape[1:]
-                    options = {"maxshape": (None, *inner), "chunks": chunk, "compression": "gzip"}
-                    file.create_dataset(name, (0, *inner), rows.dtype, **options)
-                file[name].resize(len(file[name]) + len(rows), axis=0)
-                file[name][-len(rows) :] = rows
-            count += len(episode.actions)
+    with atomic_path(path) as temporary:
+        room = Room(path)
+        with h5py.File(temporary, "w") as file:
+            for episode in episodes:
+                room.take(episode.frames.nbytes)
+                _append(file, episode)
+                count += len(episode.actions)
     return count
+
+
+def _append(file: h5py.File, episode: Episode) -> None:
+    step_type = np.full(len(episode.frames), _MID, np.float64)
+    step_type[[0, -1]] = _FIRST, _LAST
+    frames = episode.frames.transpose(0, 3, 1, 2)
+    for name, rows in {"observation": frames, **_labels(episode), "step_type": step_type}.items():
+        if name not in file:
+            chunk, inner = (16 if rows.ndim == 4 else 4096, *rows.shape[1:]), rows.shape[1:]
+            options = {"maxshape": (None, *inner), "chunks": chunk, "compression": "gzip"}
+            file.create_dataset(name, (0, *inner), rows.dtype, **options)
+        file[name].resize(len(file[name]) + len(rows), axis=0)
+        file[name][-len(rows) :] = rows
 
 
 def _save_folder(folder: Path, episodes: Iterator[Episode]) -> int:
