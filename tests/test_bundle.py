@@ -10,6 +10,7 @@ import yaml
 import dreamloom
 from dreamloom.nn.build import build
 from dreamloom.nn.parts import checkpoint_at
+from dreamloom.recipes import recipe_paths
 from dreamloom.tokenizers.quantizers import FSQ, VQ
 from dreamloom.tokenizers.st_vivit import Tokenizer
 from dreamloom.worldmodels.bundle import CONFIG, WEIGHTS, BundleError, bundle, load_world, save_bundle
@@ -194,6 +195,29 @@ def test_a_bundle_knows_the_levels_of_its_parts(world: Genie, coinrun_file: Path
     loaded = load_world(tmp_path / "world")
     assert (loaded.train_levels, loaded.train_cpu_s) == (["0:10", "20:30"], 61.5)
     assert "Trained on levels 0:10, 20:30" in (tmp_path / "world" / "README.md").read_text()
+
+
+def test_a_bundle_keeps_the_sampling_of_the_recipe(world: Genie, coinrun_file: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    tokenizer = Tokenizer(FSQ(32, [3, 3]), patch=32, width=32, heads=2, encoder_depth=1, decoder_depth=1)
+    dynamics = Dynamics(9, 4, 15, width=32, depth=1, heads=2)
+    sampling = {"steps": 3, "temperature": 0.6, "order": "confidence"}
+    parts = {"tokenizer": _checkpoint(tmp_path / "t/last.ckpt", tokenizer, 0)}
+    parts["dynamics"] = _checkpoint(tmp_path / "d/last.ckpt", dynamics, 0, sampling=sampling)
+    options = {"data": coinrun_file, "prompts": 2, **parts}
+    found = []
+    for name, asked in {"as trained": {}, "other": {"steps": 5, "order": "random"}}.items():
+        bundle(out=tmp_path / name, **options, **asked)
+        loaded = load_world(tmp_path / name)
+        found.append((loaded.sampling.steps, loaded.sampling.temperature, loaded.order))
+    assert found == [(3, 0.6, "confidence"), (5, 0.6, "random")]
+
+
+def test_the_recipe_of_the_shipped_world_has_its_sampling() -> None:
+    recipe = yaml.safe_load(recipe_paths()["recipes/coinrun/dynamics.yaml"].read_text())["model"]["init_args"]
+    shipped = load_world("coinrun")
+    assert (recipe["steps"], recipe["temperature"]) == (shipped.sampling.steps, shipped.sampling.temperature)
+    assert recipe.get("order", "random") == shipped.order
 
 
 def test_parts_remember_how_they_were_built(world: Genie) -> None:

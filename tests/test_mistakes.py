@@ -62,6 +62,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+QUICK = "--data.val_fraction 0 --data.length 4 --data.batch_size 2 --trainer.accelerator cpu --trainer.max_steps 1"
 MISTAKES = [
     # verbs
     ("pley", "unknown command 'pley' (did you mean 'play'?)"),
@@ -123,6 +124,21 @@ MISTAKES = [
     ("play tokenizer.ckpt --no-open", "it holds a part of a world (Tokenizer)"),
     ("fit -c recipe.yaml --data.path nowhere.hdf5", "nowhere.hdf5: no such file"),
     ("fit -c recipe.yaml --data.path rows.hdf5", "expected pixels"),
+    # frames of another size than the model's
+    ("fit -c recipe.yaml --data.path wide.hdf5", "wide.hdf5: frames are 84x96, the Tokenizer takes 64x64"),
+    *[
+        (
+            f"fit -c recipes/coinrun/{name}.yaml --data.path wide.hdf5 {QUICK}",
+            f"wide.hdf5: frames are 84x96, the {model} takes 64x64",
+        )
+        for name, model in {
+            "latent_actions": "LatentActions",
+            "autoencoder": "Autoencoder",
+            "outcomes": "Outcomes",
+            "diffusion_world": "NextFrameDenoiser",
+        }.items()
+    ],
+    ("eval world coinrun --data wide.hdf5 --out new", "wide.hdf5: frames are 84x96, the Genie takes 64x64"),
     # formats and places that cannot be written
     ("data convert frames.hdf5 --to lerobot:new", "format 'lerobot' is not known"),
     ("data convert frames.hdf5 --to new.csv", "new.csv: no known format"),

@@ -142,6 +142,7 @@ class ClipSource:
             levels, firsts = data.infos.get("level_seed"), self.windows.firsts
             self._groups = firsts if levels is None else levels[:][firsts]
             self.residence = _fitting(data.frames.nbytes, device, processes) if residence == "auto" else residence
+            self.frame_shape = (data.frames.shape[3], *data.frames.shape[1:3])  # (c, h, w)
             home = device if self.residence == "device" else "cpu"
             self._frames: Frames = DiskFrames(self.path) if self.residence == "disk" else MemoryFrames(data.frames, home)
             columns = {"actions": data.actions, "rewards": data.rewards, "terminals": data.terminals}

@@ -20,6 +20,7 @@ from dreamloom.eval.protocols.trial import Trial
 from dreamloom.eval.provenance import provenance
 from dreamloom.eval.psnr import MAX_PSNR
 from dreamloom.eval.report import table, write_report
+from dreamloom.nn.frame_shape import require_shape
 from dreamloom.worldmodels.bundle import load_world
 from dreamloom.worldmodels.world import Sampling, World
 
@@ -152,6 +153,9 @@ def evaluate(
         if value < bound:
             raise ValueError(f"--{name} must be at least {bound}, got {value}")
     with open_dataset(data) as file, open_dataset(inverse_data or data) as other:
+        for one in (file, other):
+            _, h, w, c = one.frames.shape
+            require_shape((c, h, w), world, one.ref)
         episodes = Episodes.of(file, _stride(file, world))
         train, test = (Episodes.of(other, _stride(other, world)), episodes) if inverse_data else episodes.halves()
         if not len(test.starts):

@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn, randn
 
 from dreamloom.nn.attention import Backend
+from dreamloom.nn.frame_shape import require_frames
 from dreamloom.nn.transformer import SpaceTimeTransformer
 
 
@@ -59,7 +60,13 @@ class PatchTransformers(nn.Module):
         """Tokens n of a frame."""
         return self.grid * self.grid
 
+    @property
+    def frame_shape(self) -> tuple[int, int, int]:
+        """(c, h, w) of a frame."""
+        return self.channels, self.size, self.size
+
     def _patches(self, frames: Tensor) -> Float[Tensor, "b t n p"]:
+        require_frames(frames, self)
         return rearrange(frames * 2 - 1, "b t c (h p) (w q) -> b t (h w) (c p q)", p=self.patch, q=self.patch)
 
     def _frames(self, features: Float[Tensor, "b t n d"]) -> Float[Tensor, "b t c h w"]:

@@ -208,6 +208,7 @@ class OutcomesTask(Task):
 
     def setup(self, stage: str) -> None:
         """Tells the heads how rare is what they look for."""
+        super().setup(stage)
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         if data.length != self.model.frames:
             raise ValueError(f"data.length is {data.length}, the model's encoder looks at {self.model.frames} frames")

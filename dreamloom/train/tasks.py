@@ -10,13 +10,16 @@ from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
+from dreamloom.datasets.clips import ClipSource
 from dreamloom.datasets.types import Clip
+from dreamloom.nn.frame_shape import require_shape_of_parts
 from dreamloom.tokenizers.autoencoder import Autoencoder
 from dreamloom.tokenizers.st_vivit import Tokenizer
 from dreamloom.train.graphed import GraphedLoss
 from dreamloom.train.optimizers import adamw, warmup_then_cosine
 from dreamloom.worldmodels.dynamics import Dynamics
 from dreamloom.worldmodels.latent_actions import LatentActions
+from dreamloom.worldmodels.maskgit import Order
 from dreamloom.worldmodels.parts import load_part
 
 FROZEN = ("tokenizer.", "latent_actions.")  # parts of the dynamics task that it does not train
@@ -105,6 +108,12 @@ class Task(LightningModule):
         # Batches are of equal size, so any batch_size gives the same mean; it is named because Lightning cannot infer it.
         self.log_dict({f"{stage}/{name}": value for name, value in metrics.items()}, batch_size=1, **kwargs)
 
+    def setup(self, stage: str) -> None:
+        """Refuses clips of another size than that of the parts that see them."""
+        source = getattr(self.trainer.datamodule, "source", None)  # type: ignore[attr-defined]
+        if isinstance(source, ClipSource):
+            require_shape_of_parts(source.frame_shape, self, str(source.path))
+
     def on_fit_start(self) -> None:
         if isinstance(self.compute, GraphedLoss) and self.trainer.world_size > 1:
             raise ValueError(f"model.graphs is for one device, got {self.trainer.world_size}: set trainer.devices to 1")
@@ -186,10 +195,26 @@ class DynamicsTask(Task):
         model: the dynamics; its codes, tokens and actions must fit the tokenizer and the actions.
         tokenizer: checkpoint of the tokenizer, or the folder of its runs, whose newest is taken.
         latent_actions: likewise of the latent action model; null trains on the dataset's own discrete actions.
+        steps: default MaskGIT steps a frame of the world that is bundled with these dynamics.
+        temperature: its default temperature.
+        order: its order of unmasking.
     """
 
-    def __init__(self, model: Dynamics, *, tokenizer: str, latent_actions: str | None = None, **kwargs: Any):
+    def __init__(
+        self,
+        model: Dynamics,
+        *,
+        tokenizer: str,
+        latent_actions: str | None = None,
+        steps: int = 8,
+        temperature: float = 1.0,
+        order: Order = "random",
+        **kwargs: Any,
+    ):
         super().__init__(model, **kwargs)
+        if steps < 1 or not 0 <= temperature < float("inf"):
+            raise ValueError(f"need steps >= 1 and a finite temperature >= 0, got steps {steps} and temperature {temperature}")
+        self.sampling = {"steps": steps, "temperature": temperature, "order": order}
         self.tokenizer: Tokenizer = load_part(tokenizer, Tokenizer)
         self.latent_actions: LatentActions | None = None
         if latent_actions is not None:
@@ -224,6 +249,7 @@ class DynamicsTask(Task):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
+        checkpoint["sampling"] = self.sampling
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if not k.startswith(FROZEN)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -56,6 +56,7 @@ class WorldTask(Task):
 
     def setup(self, stage: str) -> None:
         """Tells the world of what data it is."""
+        super().setup(stage)
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         told = identity_of_data(data.path, data.stride)
         prompts = choose_prompts(data.path, PROMPTS, PROMPT_FRAMES, data.stride, 0, fewer=True)

@@ -16,7 +16,9 @@ import yaml
 from safetensors.torch import load, save
 
 from dreamloom.datasets.atomic import fsync, require_folder
+from dreamloom.datasets.store import open_dataset
 from dreamloom.nn.build import build
+from dreamloom.nn.frame_shape import require_shape
 from dreamloom.nn.layout import by_columns
 from dreamloom.nn.parts import checkpoint_at, read_checkpoint
 from dreamloom.suggest import did_you_mean
@@ -28,7 +30,7 @@ from dreamloom.worldmodels.labels import action_names_of
 from dreamloom.worldmodels.latent_actions import LatentActions
 from dreamloom.worldmodels.maskgit import Order
 from dreamloom.worldmodels.outcomes import Outcomes, from_bytes, judged, load_outcomes, to_bytes
-from dreamloom.worldmodels.parts import ALLOWED, load_part, train_cpu_s, train_wall_s, trained_levels
+from dreamloom.worldmodels.parts import ALLOWED, load_part, sampling_of, train_cpu_s, train_wall_s, trained_levels
 from dreamloom.worldmodels.playable import Playable, identity_of_data
 from dreamloom.worldmodels.prompts import choose_prompts
 from dreamloom.worldmodels.world import Sampling
@@ -84,9 +86,9 @@ def bundle(
         prompts: number of starts to choose from.
         prompt_frames: frames of each; several show the model how things move.
         stride: rows from one frame to the next, as `data.stride` in training; the world's fps is the dataset's over it.
-        steps: default steps a frame (of a Genie: MaskGIT steps, 8); the world's own where not given.
-        temperature: default temperature; the world's own where not given.
-        order: order of unmasking, of a Genie; random by default.
+        steps: default steps a frame (of a Genie: MaskGIT steps); that of the recipe (of its dynamics) where not given.
+        temperature: default temperature; likewise.
+        order: order of unmasking, of a Genie; likewise.
         precision: of the stored weights.
         metrics: a `metrics.json` of `dreamloom eval world`; kept in the bundle and shown in its card.
         notes: a text for the card: data, recipe, cost, limits.
@@ -94,7 +96,10 @@ def bundle(
     """
     require_place(out)
     parts = {"tokenizer": tokenizer, "dynamics": dynamics, "latent_actions": latent_actions}
-    made = _trained(world, {**parts, "order": order}) if world else _genie(**parts, order=order or "random")
+    made = _trained(world, {**parts, "order": order}) if world else _genie(**parts, order=order)
+    with open_dataset(data) as dataset:
+        _, h, w, c = dataset.frames.shape
+        require_shape((c, h, w), made, str(data))
     made.introduce(
         **identity_of_data(data, stride),
         name=name or out.name,
@@ -118,11 +123,12 @@ def _trained(world: Path, of_genies: dict[str, Any]) -> Playable:
     return _of_checkpoint(checkpoint_at(world))
 
 
-def _genie(*, tokenizer: Path | None, dynamics: Path | None, latent_actions: Path | None, order: Order) -> Playable:
+def _genie(*, tokenizer: Path | None, dynamics: Path | None, latent_actions: Path | None, order: Order | None) -> Playable:
     if tokenizer is None or dynamics is None:
         raise ValueError("need the checkpoint of a whole world, or --tokenizer and --dynamics of a Genie")
     actions = load_part(latent_actions, LatentActions) if latent_actions else None
-    world = Genie(load_part(tokenizer, Tokenizer), load_part(dynamics, Dynamics), actions, order=order)
+    sampling = sampling_of(dynamics) | ({} if order is None else {"order": order})
+    world = Genie(load_part(tokenizer, Tokenizer), load_part(dynamics, Dynamics), actions, **sampling)
     parts = [part for part in (tokenizer, dynamics, latent_actions) if part]
     world.train_levels = sorted(set().union(*map(trained_levels, parts)))
     world.train_cpu_s, world.train_wall_s = (_sum([cost(part) for part in parts]) for cost in (train_cpu_s, train_wall_s))

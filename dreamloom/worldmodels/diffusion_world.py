@@ -19,6 +19,7 @@ from dreamloom.diffusion.noise import lognormal_sigma
 from dreamloom.diffusion.preconditioning import loss_weight, precondition
 from dreamloom.diffusion.solvers import Euler
 from dreamloom.nn.build import Buildable
+from dreamloom.nn.frame_shape import require_frames
 from dreamloom.nn.unet import UNet
 from dreamloom.worldmodels.latent_actions import LatentActions
 from dreamloom.worldmodels.maskgit import draw
@@ -88,6 +89,11 @@ class NextFrameDenoiser(nn.Module, Buildable):
         self.mix = nn.Sequential(nn.SiLU(), nn.Linear(condition, condition))
 
     @property
+    def frame_shape(self) -> tuple[int, int, int]:
+        """(c, h, w) of a frame."""
+        return self.channels, self.size, self.size
+
+    @property
     def no_action(self) -> int:
         """Index that stands for an action that nobody knows."""
         return self.actions
@@ -131,6 +137,7 @@ class NextFrameDenoiser(nn.Module, Buildable):
         Returns:
             The loss, and metrics over all noise levels: `error`, the mean squared error of pixels in [0, 1], and `psnr` (dB).
         """
+        require_frames(frames, self)
         x, actions = self.filled(frames * 2 - 1, actions, self.context + 1)
         losses, errors = [], []
         for i in range(x.shape[1] - self.context):

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
+from tqdm import tqdm
 
 from dreamloom.datasets.clips import ClipSource
 from dreamloom.datasets.store import open_dataset
@@ -78,9 +79,12 @@ def label_actions(world: Any, data: Path | str, *, clips: int = 256, seed: int =
         names, game, fps = file.action_names, file.attrs.get("game"), file.fps
     stride = max(1, round(fps / world.fps))
     source = ClipSource(data, length=16, stride=stride, residence="disk")
-    parts = [source.sample(seed, step, 16) for step in range(max(1, clips // 16))]
-    latent = torch.cat([_inferred(world, part.frames) for part in parts]).flatten()
-    moved = torch.cat([camera_moves(part.frames) for part in parts]).numpy()
+    parts, inferred, moves = [], [], []
+    for step in tqdm(range(max(1, clips // 16)), desc="naming the actions", delay=1.0):
+        parts.append(source.sample(seed, step, 16))
+        inferred.append(_inferred(world, parts[-1].frames))
+        moves.append(camera_moves(parts[-1].frames))
+    latent, moved = torch.cat(inferred).flatten(), torch.cat(moves).numpy()
     shown = motions_of_moves(moved)
     if names is not None and all(part.actions is not None for part in parts):
         true = torch.cat([part.actions[:, :-1] for part in parts]).flatten()  # type: ignore[index]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from dreamloom.nn.attention import Backend
 from dreamloom.nn.build import Buildable
+from dreamloom.nn.frame_shape import require_frames
 from dreamloom.nn.transformer import SpaceTimeTransformer
 from dreamloom.tokenizers.quantizers import Quantizer, code_use
 
@@ -78,7 +79,13 @@ class LatentActions(nn.Module, Buildable):
         """Number of latent actions."""
         return self.quantizer.codes
 
+    @property
+    def frame_shape(self) -> tuple[int, int, int]:
+        """(c, h, w) of a frame."""
+        return self.channels, self.size, self.size
+
     def _patches(self, frames: Tensor) -> Float[Tensor, "b t n p"]:
+        require_frames(frames, self)
         return rearrange(frames * 2 - 1, "b t c (h p) (w q) -> b t (h w) (c p q)", p=self.patch, q=self.patch)
 
     def _quantize(self, patches: Float[Tensor, "b t n p"]) -> tuple[Tensor, Int[Tensor, "b s"], Tensor]:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from dreamloom.nn.build import Buildable, build
 from dreamloom.nn.encoders import ENCODERS, Encoder
+from dreamloom.nn.frame_shape import require_frames
 from dreamloom.nn.parts import load_part
 from dreamloom.worldmodels.maskgit import draw
 from dreamloom.worldmodels.prompts import to_prompt
@@ -87,6 +88,12 @@ class Outcomes(nn.Module, Buildable):
         self.register_buffer("reward_odds", torch.tensor(1.0))
         self.register_buffer("ending_odds", torch.tensor(1.0))
 
+    @property
+    def frame_shape(self) -> tuple[int, int, int]:
+        """(c, h, w) of one frame of the stack."""
+        c, h, w = self.encoder.shape
+        return c // self.frames, h, w
+
     def balance(self, rewarded: float, ending: float) -> None:
         """Makes the rare classes weigh as much as the others.
 
@@ -99,6 +106,7 @@ class Outcomes(nn.Module, Buildable):
 
     def _balanced(self, frames: Float[Tensor, "b t c h w"], actions: Shaped[Tensor, "b ..."] | None) -> Told:
         """Logits under balanced classes, which are what is trained."""
+        require_frames(frames, self)
         features = self.trunk(self.encoder(frames.flatten(1, 2)))
         if self.actions:
             if actions is None:

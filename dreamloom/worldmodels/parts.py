@@ -38,6 +38,12 @@ def trained_levels(path: str | Path) -> set[str]:
     return set(kept.get("levels", [])) if isinstance(kept, dict) else set()
 
 
+def sampling_of(path: str | Path) -> dict[str, Any]:
+    """Steps, temperature and order of unmasking that the recipe of a Genie's dynamics sets; nothing where it does not say."""
+    kept = parts.read_checkpoint(parts.checkpoint_at(path)).get("sampling")
+    return {key: kept[key] for key in ("steps", "temperature", "order") if key in kept} if isinstance(kept, dict) else {}
+
+
 def train_cpu_s(path: str | Path) -> float | None:
     """Processor time that a part's training took, s; None where its checkpoint does not say."""
     return parts.read_checkpoint(parts.checkpoint_at(path)).get("train_cpu_s")
