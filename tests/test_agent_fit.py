@@ -117,3 +117,51 @@ def test_mistakes_are_told_in_one_line(capsys):
     found = str(next(Path("runs/run").glob("version_*/checkpoints/last.ckpt")))
     assert main([*recipe("iql"), "--ckpt_path", found]) == 2
     assert "other agents than the recipe" in capsys.readouterr().err
+
+
+def test_a_loss_that_turns_infinite_stops_the_run_and_leaves_the_last_good_checkpoint(monkeypatch, capsys):
+    update = TD3BC.update
+
+    def diverging(agent, batch):
+        metrics = update(agent, batch)
+        if agent.updates > 9:  # of the fourth step
+            with torch.no_grad():
+                next(agent.critics.parameters()).fill_(torch.inf)
+        return {**metrics, "critic_loss": metrics["critic_loss"] * (torch.inf if agent.updates > 9 else 1)}
+
+    monkeypatch.setattr(TD3BC, "update", diverging)
+    assert main([*recipe(), "--checkpoint.every_n_train_steps", "1"]) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert "the loss of step 4 is not finite: training stopped; the last good checkpoint is" in told
+    assert "last.ckpt" in told
+    assert last("run")["global_step"] == 3
+    assert load_agent("runs/run/version_0/checkpoints/last.ckpt").updates == 9
+
+
+def test_weights_that_are_not_finite_are_never_saved(monkeypatch, capsys):
+    update = TD3BC.update
+
+    def diverging(agent, batch):
+        metrics = update(agent, batch)
+        if agent.updates == 6:  # the last of the second step: no loss shows it yet
+            with torch.no_grad():
+                next(agent.actor.parameters()).fill_(torch.nan)
+        return metrics
+
+    monkeypatch.setattr(TD3BC, "update", diverging)
+    assert main(recipe()) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert "after step 2 model.actor" in told
+    assert "there is no checkpoint yet" in told
+    assert not Path("runs/run/version_0/checkpoints/last.ckpt").exists()
+
+
+def test_rows_that_are_not_finite_are_refused_or_dropped_aloud(capsys):
+    with h5py.File("real.hdf5", "r+") as file:
+        file["rewards"][3] = np.nan
+    assert main(recipe()) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.startswith("dreamloom: real.hdf5: 1 of 200 rows hold NaN or infinite numbers (rewards 1); mend them, or")
+    assert main([*recipe(), "--data.nonfinite", "drop"]) == 0
+    assert "real.hdf5: left out rows, as data.nonfinite is `drop`: 1 of 200 rows" in capsys.readouterr().err
+    assert load_agent("runs/run/version_1").updates == 18

@@ -7,9 +7,11 @@ import torch
 import yaml
 from test_frames import write
 
+from dreamloom.agents import judged
 from dreamloom.agents.bc import BC
 from dreamloom.agents.cql import DiscreteCQL
 from dreamloom.agents.frames import FrameBuffer
+from dreamloom.agents.judged import agreement
 from dreamloom.agents.training import train
 from dreamloom.agents.vision import Vision
 from dreamloom.cli import main
@@ -53,11 +55,12 @@ def trained(path, updates, seeds=1, kind=DiscreteCQL):
     return agent, frames
 
 
-def test_a_choice_is_kept_and_rewarded_by_agreement_on_other_levels(file):
+def test_a_choice_is_kept_and_rewarded_by_agreement_on_other_levels(file, monkeypatch):
     frames, agent, seen = buffer(file, bandit()), learner(), []
     agent.prepare(frames)
     rewards = iter([0.1, 0.9, 0.2, 0.3, 0.3])
-    agent.agreement = lambda judge, rows: [next(rewards)] if judge is frames.judge and rows == 8 else []
+    told = lambda who, judge, rows: [next(rewards)] if who is agent and judge is frames.judge and rows == 8 else []  # noqa: E731
+    monkeypatch.setattr(judged, "agreement", told)
     for _ in range(9):
         seen.append(agent.draw(frames, 4).observations.flatten(2)[0])
         agent.updates += 1
@@ -71,14 +74,14 @@ def test_agreement_is_the_share_of_equal_actions(file):
     judge = frames.judge
     batch = judge.take(judge.rows[None].expand(2, -1))
     expected = (agent.act(batch.observations) == batch.actions).float().mean(1)
-    assert agent.agreement(judge, 100) == pytest.approx(expected.tolist())
+    assert agreement(agent, judge, 100) == pytest.approx(expected.tolist())
     assert len(judge.spread(5)) == 5
 
 
 def test_continuous_actions_agree_by_distance(tmp_path):
     path = write(tmp_path / "a.hdf5", [20, 20, 20], [True, False, True], discrete=False)
     agent, frames = trained(path, 3, kind=BC)
-    (value,) = agent.agreement(frames.judge, 8)
+    (value,) = agreement(agent, frames.judge, 8)
     assert value < 0
 
 

@@ -148,7 +148,11 @@ def test_transitions_without_what_followed_are_counted(tmp_path, capsys):
             file[name] = getattr(data, name)
     describe(tmp_path / "a.hdf5")
     # Rows 4 and 14 are terminal, row 9 timed out; row 14 is the last.
-    assert "13 transitions, 1 of them (terminal) without what followed" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "14 transitions, 2 of them (terminal) without what followed" in told
+    assert "left out 1 of 15 rows: 1 timed out and the file does not hold what followed" in told
+    assert cli.main(["data", "convert", str(tmp_path / "a.hdf5"), "--to", str(tmp_path / "b.npz")]) == 0
+    assert "left out 1 of 15 rows: 1 timed out and the file does not hold what followed" in capsys.readouterr().out
 
 
 def test_discrete_actions_and_values_that_are_not_finite(tmp_path, capsys):

@@ -68,7 +68,7 @@ def test_an_episode_is_its_steps_and_no_transition_crosses_it(tmp_path, suffix, 
                 row += 1
         found = load_transitions(data)
     # What followed a terminal row is not in the file: its last frame belongs to the next episode (Procgen resets itself).
-    assert found.next_known.tolist() == [True] * 4 + [False, False] + [True] * 3
+    assert found.next_known.tolist() == [True] * 4 + [False, False] + [True] * 3 + [False]
     np.testing.assert_array_equal(found.next_observations[:4], found.observations[1:5])
 
 

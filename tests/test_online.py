@@ -84,3 +84,19 @@ def test_pixels_are_refused() -> None:
     pixels = gymnasium.spaces.Box(0, 255, (8, 8, 3), np.uint8)
     with pytest.raises(ValueError, match="flat boxes"):
         UpsampledReplayBuffer(10, pixels, gymnasium.spaces.Box(-1, 1, (1,)), **SETTINGS)  # type: ignore[arg-type]
+
+
+def test_rows_that_cannot_be_diffused_leave_the_last_upsampler_in_place() -> None:
+    buffer = learn(SAC, 59)
+    for column in (buffer.observations, buffer.next_observations, buffer.actions, buffer.rewards):
+        column[:] = 1.0
+    with pytest.warns(UserWarning, match=r"after 59 steps: all 59 rows are combinations .*; batches are of real rows alone"):
+        buffer.refit()
+    assert buffer.synthetic is None
+    assert len(buffer.sample(10).rewards) == 10
+    buffer = learn(SAC, 70)
+    made, buffer.rewards[3] = buffer.synthetic, np.nan
+    with pytest.warns(UserWarning, match=r"1 of 70 rows hold NaN .*\(rewards 1\); the last upsampler's rows stay"):
+        buffer.refit()
+    assert buffer.synthetic is made
+    assert buffer.refits == 1

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dreamloom.datasets.store import DatasetError, open_dataset
-from dreamloom.datasets.transitions import count_transitions, iter_transitions, load_transitions
+from dreamloom.datasets.transitions import count_transitions, iter_transitions, left_out, load_transitions
 from dreamloom.datasets.types import Transitions
 
 
@@ -32,11 +32,11 @@ def write(path, terminals, timeouts=None, **changes):
 
 
 def kept_by_d4rl(terminals, timeouts, limit=None):
-    """The rows that D4RL's rule keeps, restated step by step: (row, row of the next observation)."""
+    """The rows that D4RL's rule keeps, and all terminal ones, restated step by step: (row, row of the next observation)."""
     kept, step = [], 0
-    for row in range(len(terminals) - 1):
+    for row in range(len(terminals)):
         last = timeouts[row] if timeouts is not None else limit is not None and step == limit - 1
-        if not last:
+        if terminals[row] or not (last or row == len(terminals) - 1):
             kept.append((row, row + 1))
         step = 0 if last or terminals[row] else step + 1
     return kept
@@ -57,7 +57,7 @@ def test_the_rows_are_those_of_d4rls_rule(tmp_path_factory, pairs, rows, limit):
     assert found.observations[:, 0].tolist() == [row for row, _ in expected]
     known = np.ones(len(found), bool) if found.next_known is None else found.next_known
     for i, (row, following) in enumerate(expected):
-        # Only a terminal row departs from the rule: D4RL shows the next episode there.
+        # Of a terminal row D4RL shows the next episode.
         assert known[i] == (not terminals[row])
         assert found.next_observations[i, 0] == (row if terminals[row] else following)
     whole = load_transitions(data, limit=limit)
@@ -140,6 +140,30 @@ def test_groups_and_attributes_of_d4rls_files(tmp_path):
         }
         assert data.infos["qpos"].shape == (4, 9)
         assert len(load_transitions(data)) == 3
+
+
+@pytest.mark.parametrize("timed_out", [False, True])
+def test_a_terminal_row_stays_with_its_reward_also_where_it_timed_out_at_once_and_at_the_files_end(tmp_path, timed_out):
+    ends = np.array([0, 0, 1, 0, 1], bool)
+    path = write(tmp_path / "a.hdf5", ends, ends & timed_out, rewards=ends * 1.0)
+    found = load_transitions(path)
+    assert found.rewards.tolist() == [0, 0, 1, 0, 1]
+    assert found.terminals.tolist() == ends.tolist()
+    assert found.next_known.tolist() == (~ends).tolist()
+    np.testing.assert_array_equal(found.next_observations[ends], found.observations[ends])
+
+
+def test_rows_that_are_left_out_are_counted_with_the_reason(tmp_path):
+    ends = np.zeros(7, bool)
+    ends[3] = True
+    timeouts = np.array([0, 1, 0, 1, 0, 1, 0], bool)
+    said = []
+    path = write(tmp_path / "a.hdf5", ends, timeouts)
+    assert len(load_transitions(path, tell=said.append)) == 4
+    reasons = "2 timed out and the file does not hold what followed, 1 is the last row, after which nothing follows"
+    assert said == [f"{path}: left out 3 of 7 rows: {reasons}"]
+    assert left_out(open_dataset(write(tmp_path / "b.hdf5", ends, timeouts, next_observations=np.zeros((7, 2))))) is None
+    assert left_out(open_dataset(write(tmp_path / "c.hdf5", np.ones(3, bool), np.ones(3, bool)))) is None
 
 
 def test_explicit_next_observations_keep_every_row(tmp_path):

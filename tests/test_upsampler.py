@@ -124,7 +124,7 @@ def test_unknown_next_observations_teach_nothing() -> None:
     ("wrong", "message"),
     [
         ({"observations": np.zeros((9, 4, 4, 3), np.uint8)}, "rows of vectors"),
-        ({"rewards": np.full(9, np.nan, np.float32)}, "9 of 9 rows hold values that are not finite"),
+        ({"rewards": np.full(9, np.nan, np.float32)}, r"9 of 9 rows hold NaN or infinite numbers \(rewards 9\)"),
     ],
 )
 def test_rows_that_cannot_be_diffused_are_named(wrong: dict[str, Any], message: str) -> None:

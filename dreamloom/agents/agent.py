@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from dreamloom.agents.buffer import Batch, Buffer
 from dreamloom.agents.frames import FrameBuffer, PixelBatch
+from dreamloom.agents.judged import turn
 from dreamloom.agents.networks import Precision
 from dreamloom.agents.statistics import moments, require_rows
+from dreamloom.agents.units import Units, discrete_actions
 from dreamloom.agents.vision import Latents, Vision, to_unit
-from dreamloom.datasets.bandit import UCBDrAC
 from dreamloom.datasets.types import Transitions
 from dreamloom.nn.build import Buildable
 from dreamloom.nn.encoders import ENCODERS
@@ -25,6 +26,7 @@ _AGENTS = ("bc.BC", "td3_bc.TD3BC", "drq_bc.DrQBC", "iql.IQL", "cql.CQL", "cql.D
 _OTHERS = ("decision_transformer.DecisionTransformer", "vision.Vision", "vision.Latents")
 ALLOWED = ENCODERS | {f"dreamloom.agents.{name}" for name in (*_AGENTS, *_OTHERS)}
 Player = Callable[[Tensor, Tensor, Tensor], Tensor]
+Data = Transitions | Sequence[Transitions] | FrameBuffer
 _GOLDEN = 0x9E3779B1  # odd and far from any ratio of small numbers: seeds stay apart by millions of updates
 
 
@@ -71,6 +73,7 @@ class Agent(nn.Module, Buildable):
         self.seeds, self.gamma, self.tau, self.normalize = seeds, gamma, tau, normalize
         self.vision = vision
         self.discrete, self.seed, self.updates = False, 0, 0
+        self.units = Units()
         self.horizon: int | None = None  # updates of the whole run, for schedules; who trains sets it
         self.generators: list[torch.Generator] = []
         self.optimizer: torch.optim.Optimizer | None = None
@@ -89,7 +92,7 @@ class Agent(nn.Module, Buildable):
 
     def draw(self, buffer: Buffer | FrameBuffer, batch_size: int) -> Any:
         """A batch of the next update."""
-        self._turn(buffer)
+        turn(self, buffer)
         return self.batch(buffer, batch_size, self.streams())
 
     def batch(self, buffer: Buffer | FrameBuffer, batch_size: int, generators: Sequence[torch.Generator]) -> Any:
@@ -97,20 +100,6 @@ class Agent(nn.Module, Buildable):
         if isinstance(buffer, FrameBuffer):
             return buffer.sample(batch_size, generators, ahead=self.looks_ahead)
         return buffer.sample(batch_size, generators)
-
-    def _turn(self, buffer: Buffer | FrameBuffer) -> None:
-        # A bandit among the augmentations is told what its choice has led to.
-        if isinstance(buffer, FrameBuffer) and isinstance(buffer.augment, UCBDrAC):
-            bandit, judge = buffer.augment, buffer.judge
-            assert judge is not None
-            bandit.turn(self.updates, self.seeds, lambda: self.agreement(judge, bandit.rows))
-
-    def agreement(self, frames: FrameBuffer, rows: int) -> list[float]:
-        """How far greedy actions are those of the data: the share of equal ones, or minus the mean squared distance, a seed."""
-        batch = frames.take(frames.spread(rows).expand(self.seeds, -1))
-        said, done = self.act(batch.observations), batch.actions
-        each = (said == done).float().mean(1) if self.discrete else -(said - done).square().mean((1, 2))
-        return each.tolist()
 
     def policy(self, s: Float[Tensor, "s n o"]) -> Shaped[Tensor, "s n ..."]:
         """Greedy actions, in [-1, 1] or numbers of actions, at normalised observations."""
@@ -154,7 +143,7 @@ class Agent(nn.Module, Buildable):
             looking["params"] += _parameters(self.vision)
         self.optimizer = torch.optim.Adam(groups, fused=True)
 
-    def prepare(self, data: Transitions | Sequence[Transitions] | FrameBuffer, *, seed: int = 0, actions: int = 0) -> None:
+    def prepare(self, data: Data, *, seed: int = 0, actions: int = 0, units: Units | None = None) -> None:
         """Fixes sizes, action bounds and observation statistics from data, and draws the weights of `seed`.
 
         Bounds are -1 and 1 where all actions lie between, else the data's own range.
@@ -163,6 +152,7 @@ class Agent(nn.Module, Buildable):
             data: the rows to be trained on, or several datasets of them; frames for agents with `Vision`.
             seed: number of the first agent's seed.
             actions: how many discrete actions there are, where rows need not show all of them.
+            units: what the environment's numbers have beyond the data's; None for nothing.
 
         Raises:
             ValueError: observations or actions that the agents are not for, or no rows.
@@ -170,7 +160,10 @@ class Agent(nn.Module, Buildable):
         if isinstance(data, FrameBuffer):
             self._prepare_frames(data)
         else:
-            self._prepare_rows([data] if isinstance(data, Transitions) else list(data), actions)
+            # Actions whose start is told count from 0, others from wherever the data's do.
+            known = max(actions, int(units is not None and units.action_start != 0))
+            self._prepare_rows([data] if isinstance(data, Transitions) else list(data), known)
+        self.units = (units or Units())._replace(first_action=self.units.first_action)
         self.reset(seed)
 
     def see_with(self, latents: Latents) -> None:
@@ -193,8 +186,11 @@ class Agent(nn.Module, Buildable):
         parts = [part for part in parts if len(part)]
         discrete = parts[0].actions.ndim == 1
         if self.optimizer is None:
-            most = max(actions, *(int(part.actions.max()) + 1 for part in parts)) if discrete else 0
-            self.size(parts[0].observations.shape[1], most if discrete else parts[0].actions.shape[1], discrete)
+            first, count = 0, parts[0].actions.shape[-1]
+            if discrete:
+                first, count = discrete_actions([part.actions for part in parts], actions)
+            self.units = self.units._replace(first_action=first)
+            self.size(parts[0].observations.shape[1], count, discrete)
         if isinstance(self.vision, Vision) or (self.vision and self.vision.latent_size != len(self.observation_mean)):
             raise ValueError(f"rows of {len(self.observation_mean)} numbers are no latents of the agents' {self.vision.shape}")
         mean, std = moments([part.observations for part in parts])
@@ -223,11 +219,12 @@ class Agent(nn.Module, Buildable):
             if name.startswith("target_"):
                 module.load_state_dict(getattr(self, name.removeprefix("target_")).state_dict())
 
-    def get_extra_state(self) -> dict[str, int]:
-        return {"seed": self.seed, "updates": self.updates}
+    def get_extra_state(self) -> dict[str, Any]:
+        return {"seed": self.seed, "updates": self.updates, "units": self.units._asdict()}
 
-    def set_extra_state(self, state: dict[str, int]) -> None:
+    def set_extra_state(self, state: dict[str, Any]) -> None:
         self.seed, self.updates = int(state["seed"]), int(state["updates"])
+        self.units = Units(**state.get("units", {}))
 
     # The steps of an update
 
@@ -255,7 +252,9 @@ class Agent(nn.Module, Buildable):
         """
         self.updates += 1
         s, a, r, s_next, done = batch[:5]
-        if not self.discrete:
+        if self.discrete:
+            a = a - self.units.first_action
+        else:
             a = (a - self.action_low) * (2 / (self.action_high - self.action_low)) - 1
         with torch.no_grad():
             following = self.look(s_next) if ahead else s_next
@@ -320,7 +319,7 @@ class Agent(nn.Module, Buildable):
         """Greedy actions, in the units of the data: agent i acts on `observations[i]`, vectors or frames."""
         actions = self.policy(self.look(observations))
         if self.discrete:
-            return actions
+            return actions + self.units.first_action
         return self.action_low + (actions + 1) * (self.action_high - self.action_low) / 2
 
     def player(self, episodes: int) -> "Player":

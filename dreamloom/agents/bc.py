@@ -70,7 +70,7 @@ class BC(Agent):
 
         @torch.no_grad()
         def act(observations: Tensor, rewards: Tensor, playing: Tensor) -> Tensor:
-            return actor.draw(self.look(observations), generator)
+            return actor.draw(self.look(observations), generator) + self.units.first_action
 
         return act
 

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from dreamloom.datasets.finite import require_finite
 from dreamloom.datasets.types import Transitions
 
 
@@ -36,7 +37,8 @@ class Buffer:
         reward_scale: factor of the rewards (IQL on locomotion: 1000 / (largest - smallest return)).
 
     Raises:
-        ValueError: the parts are no vectors or do not fit each other, or the shares do not fit the parts.
+        ValueError: the parts are no vectors, hold numbers that are not finite, or do not fit each other, or the shares do
+            not fit the parts.
     """
 
     def __init__(
@@ -47,6 +49,8 @@ class Buffer:
         *,
         reward_scale: float = 1.0,
     ):
+        for part in parts:
+            require_finite(part)
         known = [_with_known_next(part) for part in parts]
         self.shares = _checked_shares(shares, [len(part) for part in known])
         self.widths = _widths(known)

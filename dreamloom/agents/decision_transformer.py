@@ -16,6 +16,7 @@ from dreamloom.agents.agent import Agent, Player
 from dreamloom.agents.buffer import Buffer
 from dreamloom.agents.frames import FrameBuffer, Windows
 from dreamloom.agents.networks import of_action
+from dreamloom.agents.units import Units
 from dreamloom.agents.vision import Latents, Vision, to_unit
 from dreamloom.nn.attention import Attention, rotation
 from dreamloom.nn.transformer import GELU
@@ -74,8 +75,8 @@ class DecisionTransformer(Agent):
         self.actor = SequencePolicy(self.vision.trunks(), observation_size, action_size, discrete=self.discrete, **shape)
         return {"actor": self.lr}
 
-    def prepare(self, data: Any, *, seed: int = 0, actions: int = 0) -> None:
-        super().prepare(data, seed=seed, actions=actions)
+    def prepare(self, data: Any, *, seed: int = 0, actions: int = 0, units: Units | None = None) -> None:
+        super().prepare(data, seed=seed, actions=actions, units=units)
         best = data.returns[data.episodes.first.long().unique()].max()
         self.scale.copy_(data.returns.abs().max().clamp(min=1e-6))
         self.target.copy_(best if self.target_return is None else best.new_tensor(self.target_return))

@@ -1,6 +1,6 @@
 """Episodes of frames in memory, read from datasets: each frame once, as uint8, in order of time."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,8 +9,10 @@ import torch
 from jaxtyping import Bool, Int, Shaped, UInt8
 from torch import Tensor
 
+from dreamloom.datasets.finite import Nonfinite, finite_episodes
 from dreamloom.datasets.store import Dataset, DatasetError, open_dataset
 from dreamloom.datasets.subset import subset
+from dreamloom.datasets.transitions import left_out
 
 _LOOKED_AT = 2  # rows of an episode whose next observations are held against the following rows
 
@@ -35,25 +37,33 @@ class Episodes(NamedTuple):
     terminal: Bool[Tensor, "n"]
 
 
-def read_episodes(sources: Sequence[str | Path | Dataset], choose: Mapping[str, Any]) -> tuple[Episodes, int, list[str] | None]:
+def read_episodes(
+    sources: Sequence[str | Path | Dataset],
+    choose: Mapping[str, Any],
+    *,
+    nonfinite: Nonfinite = "refuse",
+    tell: Callable[[str], object] = lambda line: None,
+) -> tuple[Episodes, int, list[str] | None]:
     """Reads episodes of some datasets.
 
     Args:
         sources: the datasets.
         choose: settings of `datasets.subset.subset`; none for all episodes.
+        nonfinite: whether rows with NaN or infinite actions or rewards are refused or dropped; an episode is cut there.
+        tell: called with a line for each reason for which rows are left out.
 
     Returns:
         The episodes, the size of an action (discrete ones: how many there are), and their names where they are known.
 
     Raises:
-        ValueError: a dataset holds no pixels or no labels, or they do not fit each other.
+        ValueError: a dataset holds no pixels or no labels, or labels that are not finite, or they do not fit each other.
     """
     parts: list[Episodes] = []
     sizes: list[int] = []
     names: list[str] | None = None
     for source in sources:
         with subset(source, **choose) if choose else _opened(source) as data:
-            parts.append(_read(data))
+            parts.append(_read(data, nonfinite, tell))
             names = names or data.action_names
             sizes.append(_action_size(data))
     return _joined(parts), max(sizes), names
@@ -81,20 +91,25 @@ def _joined(parts: list[Episodes]) -> Episodes:
     return Episodes(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
-def _read(data: Dataset) -> Episodes:
+def _read(data: Dataset, nonfinite: Nonfinite, tell: Callable[[str], object]) -> Episodes:
     if data.actions is None or data.rewards is None:
         raise DatasetError(f"{data.ref}: no actions or no rewards, so its rows are no transitions (unlabelled video?)")
-    starts, ends = data.episodes
+    labels = {"actions": data.actions[:], "rewards": data.rewards[:]}
+    if labels["actions"].ndim == 1 and labels["actions"].min(initial=0) < 0:
+        raise DatasetError(f"{data.ref}: `actions` go down to {labels['actions'].min()}; discrete actions count from 0")
+    (starts, ends), dropped = finite_episodes(data.episodes, labels, data.ref, nonfinite)
+    for line in filter(None, (left_out(data), dropped)):
+        tell(line)
     terminal = data.terminals[:][ends - 1]
     closed = _closed(data, ends, terminal)
     lengths = ends - starts + closed
     first = np.cumsum(lengths) - lengths
-    frames = _frames(data, first, lengths, closed)
+    frames = _frames(data, (starts, ends), first, lengths, closed)
     episode = np.repeat(np.arange(len(starts)), lengths)
     row = np.arange(len(episode))
     # A closing row has no label of its own: it takes the place of the last row's, set to 0.
     index = np.minimum(starts[episode] + row - first[episode], ends[episode] - 1)
-    rewards, actions = data.rewards[:][index], data.actions[:][index]
+    rewards, actions = labels["rewards"][index], labels["actions"][index]
     closing = (first + lengths - 1)[closed]
     rewards[closing], actions[closing] = 0, 0
     left = (first + lengths)[episode] - row - ~terminal[episode]
@@ -109,10 +124,12 @@ def _closed(data: Dataset, ends: np.ndarray, terminal: np.ndarray) -> np.ndarray
     return ~terminal if data.next_known is None else ~terminal & data.next_known[:][ends - 1]
 
 
-def _frames(data: Dataset, first: np.ndarray, lengths: np.ndarray, closed: np.ndarray) -> UInt8[Tensor, "n h w c"]:
+def _frames(
+    data: Dataset, bounds: tuple[np.ndarray, np.ndarray], first: np.ndarray, lengths: np.ndarray, closed: np.ndarray
+) -> UInt8[Tensor, "n h w c"]:
     pixels = data.frames
     frames = torch.empty((int(lengths.sum()), *pixels.shape[1:]), dtype=torch.uint8)
-    for start, stop, at, shut in zip(*data.episodes, first, closed, strict=True):
+    for start, stop, at, shut in zip(*bounds, first, closed, strict=True):
         frames[at : at + stop - start] = torch.from_numpy(np.ascontiguousarray(pixels[start:stop]))
         if data.next_observations is not None:
             _require_consecutive(data, int(start), int(stop), frames[at:])

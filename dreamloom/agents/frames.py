@@ -1,6 +1,6 @@
 """A replay buffer of frames: uint8, once, on the device. Stacks and what follows are made by index when a batch is drawn."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +14,7 @@ from torch import Tensor
 from dreamloom.agents.episodes import Episodes, read_episodes
 from dreamloom.datasets.augment import Augment
 from dreamloom.datasets.bandit import UCBDrAC
+from dreamloom.datasets.finite import Nonfinite
 from dreamloom.datasets.store import Dataset
 
 
@@ -71,9 +72,11 @@ class FrameBuffer:
         augment: changes frames, and actions where these would no longer fit (`datasets.augment.Augment`); None for none.
         judge: frames of levels that are not in these, which a `UCBDrAC` judges its choices by.
         device: where frames are and batches come out.
+        nonfinite: whether rows with NaN or infinite actions or rewards are refused or dropped; an episode is cut there.
+        tell: called with a line for each reason for which rows are left out.
 
     Raises:
-        ValueError: no pixels, datasets that do not fit each other, or no row is left.
+        ValueError: no pixels, labels that are not finite, datasets that do not fit each other, or no row is left.
     """
 
     def __init__(
@@ -87,6 +90,8 @@ class FrameBuffer:
         augment: Augment | None = None,
         judge: "FrameBuffer | None" = None,
         device: torch.device | str = "cpu",
+        nonfinite: Nonfinite = "refuse",
+        tell: Callable[[str], object] = lambda line: None,
     ):
         if stack < 1 or n_step < 1:
             raise ValueError(f"stack and n_step must be at least 1, got {stack} and {n_step}")
@@ -95,7 +100,7 @@ class FrameBuffer:
         self.judge = judge
         paths = [source] if isinstance(source, str | Path | Dataset) else list(source)
         self.stack, self.n_step, self.gamma, self.augment = stack, n_step, gamma, augment
-        self.episodes, self.action_size, self.action_names = read_episodes(paths, choose or {})
+        self.episodes, self.action_size, self.action_names = read_episodes(paths, choose or {}, nonfinite=nonfinite, tell=tell)
         if augment is not None and self.action_names:
             augment.name_actions(self.action_names)
         self.rows = torch.nonzero(self.episodes.left).squeeze(1)

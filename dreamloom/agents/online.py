@@ -4,6 +4,7 @@ The algorithm does not change (Lu et al. 2023, section 4.2): SAC, TD3 and DDPG t
 """
 
 import copy
+import warnings
 from typing import Any
 
 import numpy as np
@@ -79,10 +80,18 @@ class UpsampledReplayBuffer(ReplayBuffer):
             self.refit()
 
     def refit(self) -> None:
-        """Fits a fresh upsampler on the real rows, and draws the synthetic ones anew."""
+        """Fits a fresh upsampler on the real rows, and draws the synthetic ones anew.
+
+        Rows that cannot be diffused (constant ones, say) stop no training: it warns, and the synthetic rows stay as they are.
+        """
         upsampler = copy.deepcopy(self.upsampler).to(self.device)
         seed = self.upsampler_seed + self.refits
-        upsampler.fit(self.real(), steps=self.fit_steps, lr=self.fit_lr, seed=seed, progress=False)
+        try:
+            upsampler.fit(self.real(), steps=self.fit_steps, lr=self.fit_lr, seed=seed, progress=False)
+        except ValueError as error:
+            left = "the last upsampler's rows stay" if self.synthetic is not None else "batches are of real rows alone"
+            warnings.warn(f"no upsampler could be fitted after {self._added:,} steps: {error}; {left}", stacklevel=2)
+            return
         self.synthetic = upsampler.sample(self.synthetic_rows, seed=seed)
         self.refits += 1
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from dreamloom.datasets.finite import require_finite
 from dreamloom.datasets.types import Transitions
 
 
@@ -9,11 +10,12 @@ def require_rows(parts: list[Transitions]) -> None:
     """Rows of vectors, with the same kind of actions everywhere.
 
     Raises:
-        ValueError: there are none, or they are of another kind.
+        ValueError: there are none, or they are of another kind, or hold numbers that are not finite.
     """
     if not parts or not sum(len(part) for part in parts):
         raise ValueError("agents need rows to prepare from, there are none")
     for part in parts:
+        require_finite(part)
         if part.observations.ndim != 2 or part.observations.dtype == np.uint8:
             seen = f"{part.observations.shape} {part.observations.dtype}"
             raise ValueError(f"agents need observations (N, o) of numbers, got {seen}")

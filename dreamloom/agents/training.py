@@ -10,6 +10,7 @@ from dreamloom.agents.agent import Agent
 from dreamloom.agents.buffer import Buffer
 from dreamloom.agents.frames import FrameBuffer
 from dreamloom.datasets.bandit import UCBDrAC
+from dreamloom.nn.finite import LossGuard
 from dreamloom.nn.graphs import Replay, tensor_rates
 
 
@@ -79,14 +80,19 @@ def train(
 
     Returns:
         Metrics of the last update, one value an agent.
+
+    Raises:
+        NonFiniteLoss: a loss turned NaN or infinite.
     """
     if agent.updates == 0:
         agent.reset(seed)
     agent.horizon = horizon or agent.updates + updates
     metrics: dict[str, Tensor] = {}
-    update = Updates(agent, buffer, batch_size)
+    update, guard = Updates(agent, buffer, batch_size), LossGuard("update")
     for _ in trange(updates, desc=type(agent).__name__, disable=not progress):
         metrics |= update()
+        guard.see(agent.updates, metrics.values())
         if callback is not None and every and agent.updates % every == 0:
             callback(agent)
+    guard.require_finite()
     return metrics

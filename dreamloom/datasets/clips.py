@@ -13,6 +13,7 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 from tqdm import tqdm
 
+from dreamloom.datasets.finite import Nonfinite, finite_episodes
 from dreamloom.datasets.lazy import LazyArray
 from dreamloom.datasets.store import open_dataset
 from dreamloom.datasets.types import Clip
@@ -119,9 +120,13 @@ class ClipSource:
         residence: where the frames live: on `device`, in RAM, or in the file; "auto" takes the first that they fit in.
         device: the accelerator for residence "device"; "auto" uses it where it is CUDA.
         processes: how many processes of this machine load the same file, which "auto" divides the memory by.
+        nonfinite: whether rows with NaN or infinite actions or rewards are refused or left out; no window holds one.
+
+    Attributes:
+        left_out: a line for each reason for which rows or episodes are in no window.
 
     Raises:
-        ValueError: the file holds no pixels, or no episode is as long as a window.
+        ValueError: the file holds no pixels, or actions or rewards that are not finite, or no episode is as long as a window.
     """
 
     def __init__(
@@ -133,22 +138,29 @@ class ClipSource:
         residence: Residence = "auto",
         device: torch.device | str = "cpu",
         processes: int = 1,
+        nonfinite: Nonfinite = "refuse",
     ):
         if length < 1 or stride < 1:
             raise ValueError(f"length and stride must be at least 1, got length {length}, stride {stride}")
         self.path, self.length, self.stride = Path(path), length, stride
         with open_dataset(path) as data:
-            self.windows = _windows(*data.episodes, (length - 1) * stride + 1, self.path)
+            columns = {"actions": data.actions, "rewards": data.rewards, "terminals": data.terminals}
+            held = {name: column[:] for name, column in columns.items() if column is not None}
+            self.episodes, dropped = finite_episodes(data.episodes, held, data.ref, nonfinite)
+            self.windows = _windows(*self.episodes, (length - 1) * stride + 1, self.path)
+            self.left_out = list(filter(None, [dropped, self._too_short()]))
             levels, firsts = data.infos.get("level_seed"), self.windows.firsts
             self._groups = firsts if levels is None else levels[:][firsts]
             self.residence = _fitting(data.frames.nbytes, device, processes) if residence == "auto" else residence
             self.frame_shape = (data.frames.shape[3], *data.frames.shape[1:3])  # (c, h, w)
             home = device if self.residence == "device" else "cpu"
             self._frames: Frames = DiskFrames(self.path) if self.residence == "disk" else MemoryFrames(data.frames, home)
-            columns = {"actions": data.actions, "rewards": data.rewards, "terminals": data.terminals}
-            self._columns = {
-                name: torch.from_numpy(column[:]).to(home) for name, column in columns.items() if column is not None
-            }
+            self._columns = {name: torch.from_numpy(column).to(home) for name, column in held.items()}
+
+    def _too_short(self) -> str | None:
+        count, rows = self.windows.skipped, (self.length - 1) * self.stride + 1
+        told = f"{self.path}: left out {count:,} of {len(self.episodes[0]):,} episodes, shorter than a window of {rows} rows"
+        return told if count else None
 
     def rows(self, seed: int, step: int, batch_size: int, *, rank: int = 0, world_size: int = 1) -> np.ndarray:
         """The (b, t) file rows of a batch."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from dreamloom.datasets.lazy import LazyArray, as_lazy
+from dreamloom.datasets.precision import centre_of, warn_of_merging
 
 
 class DatasetError(ValueError):
@@ -62,7 +63,26 @@ def normalized(where: str, raw: Mapping[str, Any], names: Mapping[str, str] | No
     for key, column in found.items():
         require_rows(where, names.get(key, key), column, len(found["observations"]))
     _require_equal_shapes(where, found)
-    return found
+    for key in ("actions", "rewards"):
+        if key in found and found[key].dtype == np.float32:
+            warn_of_merging(where, names.get(key, key), as_lazy(raw[key]))
+    return found | _centred(where, raw, found)
+
+
+def _centred(where: str, raw: Mapping[str, Any], found: Mapping[str, LazyArray]) -> dict[str, LazyArray]:
+    """Observations less what float32 would drown their differences in; empty where there is nothing of the kind."""
+    names = [name for name in ("observations", "next_observations") if name in found]
+    if found["observations"].dtype != np.float32:
+        return {}
+    centre = centre_of(where, names[0], as_lazy(raw[names[0]]))
+    return {} if centre is None else {name: _less(as_lazy(raw[name]), centre) for name in names}
+
+
+def _less(array: LazyArray, centre: np.ndarray) -> LazyArray:
+    def read(start: int, stop: int) -> np.ndarray:
+        return (array.read(start, stop).astype(np.float64) - centre).astype(np.float32)
+
+    return LazyArray(array.shape, np.float32, read, centre=centre)
 
 
 def require_rows(where: str, key: str, array: Any, rows: int) -> None:

@@ -15,7 +15,7 @@ from dreamloom.datasets.npz import save_npz
 from dreamloom.datasets.shards import read_manifest, write_index, write_shard
 from dreamloom.datasets.store import Dataset, open_dataset
 from dreamloom.datasets.subset import subset
-from dreamloom.datasets.transitions import count_transitions, iter_transitions
+from dreamloom.datasets.transitions import count_transitions, iter_transitions, left_out
 from dreamloom.datasets.types import Transitions
 
 _PIECE = 2**26  # bytes of rows that are in memory at a time
@@ -89,8 +89,10 @@ def convert(
     with open_dataset(src, max_episode_steps=max_episode_steps) as data:
         whole = levels is rows is top_return is None
         part = data if whole else subset(data, levels=levels, rows=rows, top_return=top_return, seed=seed)
-        count = save_dataset(part, to)
+        count, missing = save_dataset(part, to), None if _is_copied(part, to) else left_out(part)
     print(f"{to}: {count:,} transitions")
+    if missing:
+        print(missing)
 
 
 def save_dataset(data: Transitions | Dataset, to: str | Path, *, attrs: Mapping[str, Any] | None = None) -> int:
@@ -118,7 +120,7 @@ def save_dataset(data: Transitions | Dataset, to: str | Path, *, attrs: Mapping[
     if kind:
         return _save_episodes(kind, path, rows)
     if path.suffix in (".hdf5", ".h5"):
-        if isinstance(data, Dataset) and is_pixels(data.observations) and data.next_observations is None:
+        if isinstance(data, Dataset) and _is_copied(data, to):
             copy_rows(path, data, rows.attrs)
         else:
             save_hdf5(path, rows.parts(), rows.attrs)
@@ -145,6 +147,12 @@ def _target(to: str | Path) -> tuple[str, str]:
     else:
         require_new_file(rest, option="--to")
     return kind, rest
+
+
+def _is_copied(data: Dataset, to: str | Path) -> bool:
+    """Whether a recording goes over row by row, each frame once, rather than as transitions."""
+    flat = Path(to).suffix in (".hdf5", ".h5") and not str(to).startswith("vd4rl:")
+    return flat and is_pixels(data.observations) and data.next_observations is None
 
 
 def _save_episodes(kind: str, path: Path, rows: Rows) -> int:

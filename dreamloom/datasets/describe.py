@@ -16,7 +16,7 @@ from dreamloom.datasets.runs import run_ends
 from dreamloom.datasets.scores import normalized_score, score_constants
 from dreamloom.datasets.store import Dataset, open_dataset
 from dreamloom.datasets.summary import Summary, iter_blocks, summarize
-from dreamloom.datasets.transitions import count_transitions, iter_transitions
+from dreamloom.datasets.transitions import count_transitions, iter_transitions, left_out
 
 _LOOK = 4096  # rows that show whether one follows from the other
 _DIMENSIONS = 40  # that are told one by one
@@ -174,6 +174,9 @@ class _Found:
             unknown = _without_what_followed(data)
             without = f", {unknown:,} of them (terminal) without what followed" if unknown else ""
             yield f"{count_transitions(data):,} transitions{without}"
+            missing = left_out(data)
+            if missing:
+                yield missing.removeprefix(f"{data.ref}: ")
 
     def _rewards(self) -> Iterator[str]:
         if "rewards" not in self.columns:
@@ -251,7 +254,7 @@ def _consecutive(data: Dataset) -> bool:
 
 def _without_what_followed(data: Dataset) -> int:
     if data.next_observations is None:
-        return int((data.terminals[:] & ~data.timeouts[:])[:-1].sum())
+        return int(data.terminals[:].sum())
     return 0 if data.next_known is None else int((~data.next_known[:]).sum())
 
 

@@ -93,7 +93,9 @@ def record(
     columns = _columns(made.action_space, size)
     if hasattr(made.unwrapped, "level_seed"):
         columns["infos/level_seed"] = Column(np.int32)
+    lowest = _action_start(made)
     attrs = {"fps": _fps(made), "policy_names": mixture.names, **_action_names(made), **attrs}
+    attrs |= {"action_start": lowest} if lowest else {}
     bounds = split_rows(steps, -(-steps // segment))
     if closing:
         columns["infos/last_frame"] = Column(np.uint8)
@@ -107,6 +109,7 @@ def record(
             start, end = bounds[number : number + 2].tolist()
             play = _play(made, show, mixture, np.random.SeedSequence([seed, number]), end - start, closing)
             for row, block in _blocks(play, start):
+                block["actions"] = block["actions"] - lowest if lowest else block["actions"]
                 block["observations"] = np.stack([square(frame, size, settings["crop"]) for frame in block["observations"]])
                 recorder.write([(name, row, array) for name, array in block.items()])
                 progress.update(len(block["rewards"]))
@@ -159,6 +162,11 @@ def _action_names(env: gymnasium.Env) -> dict[str, list[str]]:
     return {"action_names": [str(name).lower() for name in meanings()]}
 
 
+def _action_start(env: gymnasium.Env) -> int:
+    """What the environment numbers its first discrete action with; in a file they count from 0."""
+    return int(env.action_space.start) if isinstance(env.action_space, gymnasium.spaces.Discrete) else 0
+
+
 def _play(
     env: gymnasium.Env,
     show: Callable[[Any], np.ndarray],
@@ -183,7 +191,7 @@ def _play(
         if first and left:
             observation, _ = env.reset()
     if closing:
-        none = {"actions": np.zeros_like(action), "rewards": 0.0, "terminals": False, "timeouts": True}
+        none = {"actions": np.zeros_like(action) + _action_start(env), "rewards": 0.0, "terminals": False, "timeouts": True}
         yield {"observations": np.array(show(observation)), **_told(env, policy, closing), **none, "infos/last_frame": 1}
 
 

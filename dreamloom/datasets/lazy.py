@@ -18,12 +18,19 @@ class LazyArray:
         dtype: of the rows as `read` returns them.
         read: (start, stop) -> rows start..stop, with 0 <= start <= stop <= N.
         offset: where the rows lie in their file as plain bytes in one piece, so that it can be memory-mapped; else None.
+        centre: (o,) what was taken off the file's values (`datasets.precision`); None for nothing.
     """
 
     def __init__(
-        self, shape: Sequence[int], dtype: Any, read: Callable[[int, int], np.ndarray], offset: int | None = None
+        self,
+        shape: Sequence[int],
+        dtype: Any,
+        read: Callable[[int, int], np.ndarray],
+        offset: int | None = None,
+        centre: np.ndarray | None = None,
     ) -> None:
         self.shape, self.dtype, self.read, self.offset = tuple(shape), np.dtype(dtype), read, offset
+        self.centre = centre
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -117,4 +124,4 @@ def picked(array: LazyArray, rows: np.ndarray) -> LazyArray:
             return array.read(0, 0)
         return array.read(int(wanted[0]), int(wanted[-1]) + 1)[wanted - wanted[0]]
 
-    return LazyArray((len(rows), *array.shape[1:]), array.dtype, read)
+    return LazyArray((len(rows), *array.shape[1:]), array.dtype, read, centre=array.centre)

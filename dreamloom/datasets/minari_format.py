@@ -85,7 +85,8 @@ class _Episodes:
         self.rows = int(self.stops[-1]) if labels else 0
         # Six bytes a row, so that these need no reading of observations.
         self._flat = {name: np.concatenate([_NONE[name], *(episode[name] for episode in labels)]) for name in _NONE}
-        self.attrs = {"observation_parts": self.seen.parts} if self.seen.parts else {}
+        self.attrs: dict[str, Any] = {"observation_parts": self.seen.parts} if self.seen.parts else {}
+        self.attrs |= {"action_start": self.done.start} if self.done.start else {}
         self._last: tuple[tuple[int, int], dict[str, np.ndarray]] | None = None
 
     def columns(self) -> dict[str, LazyArray]:

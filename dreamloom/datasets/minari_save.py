@@ -35,7 +35,8 @@ def save_minari(name: str, parts: Iterable[Transitions], attrs: Mapping[str, Any
     Args:
         name: NAMESPACE/NAME-v0.
         parts: all rows, piece by piece.
-        attrs: kept in the metadata; `env`, if Gymnasium knows it, becomes Minari's environment.
+        attrs: kept in the metadata; `env`, if Gymnasium knows it, becomes Minari's environment, and `action_start` the start of
+            the space of discrete actions.
         actions: how many discrete actions there are; 0 for continuous ones.
 
     Raises:
@@ -43,17 +44,17 @@ def save_minari(name: str, parts: Iterable[Transitions], attrs: Mapping[str, Any
     """
     path = require_new_minari(name)
     parts = iter(parts)
-    first = next(parts)
+    first, start = next(parts), int(attrs.get("action_start", 0)) if actions else 0
     with atomic_folder(path) as temporary:
         storage = MinariStorage.new(
             _made(temporary / "data"),
             observation_space=_box(first.observations),
-            action_space=spaces.Discrete(actions) if actions else _box(first.actions),
+            action_space=spaces.Discrete(actions, start=start) if actions else _box(first.actions),
             env_spec=_known_environment(attrs),
             jpeg_encoding=False,  # which would change the pixels
         )
         storage.update_metadata({"dataset_id": name, "minari_version": minari.__version__, "dreamloom": dict(attrs)})
-        storage.update_episodes(_buffers(chain([first], parts), Room(path)))
+        storage.update_episodes(_buffers(chain([first], parts), Room(path), start))
         if "/" in name:
             _make_namespaces(name.rpartition("/")[0])
 
@@ -81,7 +82,7 @@ def _make_namespaces(namespace: str) -> None:
                 temporary.write_text("{}")
 
 
-def _buffers(parts: Iterable[Transitions], room: Room) -> Iterator[EpisodeBuffer]:
+def _buffers(parts: Iterable[Transitions], room: Room, start: int) -> Iterator[EpisodeBuffer]:
     for number, run in enumerate(iter_runs(parts)):
         if number == _MANY:
             log.warning(
@@ -95,7 +96,7 @@ def _buffers(parts: Iterable[Transitions], room: Room) -> Iterator[EpisodeBuffer
         infos = None if run.next_known is None else {NEXT_KNOWN: np.append(True, run.next_known)}
         yield EpisodeBuffer(
             observations=np.concatenate([run.observations, run.next_observations[-1:]]),  # type: ignore[arg-type]
-            actions=run.actions,  # type: ignore[arg-type]
+            actions=run.actions + start if start else run.actions,  # type: ignore[arg-type]
             rewards=run.rewards,  # type: ignore[arg-type]
             terminations=run.terminals,  # type: ignore[arg-type]
             truncations=ended,  # type: ignore[arg-type]

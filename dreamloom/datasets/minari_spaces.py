@@ -22,7 +22,9 @@ class Leaf(NamedTuple):
 
     path: tuple[str | int, ...]
     shape: tuple[int, ...]
-    kind: str  # "pixels", "index" or "numbers"
+    kind: str  # "pixels", "index", "indices" or "numbers"
+    dtype: np.dtype = np.dtype(np.float32)  # in which its values are told apart
+    start: int = 0  # of an index
 
     @property
     def name(self) -> str:
@@ -36,10 +38,13 @@ class Form:
     Args:
         where: the dataset, for messages.
         space: of Minari's values.
-        discrete: whether a single whole number stays one, (N,) int64 (an action); else it is a vector of one.
+        discrete: whether a single whole number stays one, (N,) int64 counted from 0 (an action); else it is a vector of one.
+
+    Attributes:
+        start: what the space counts such a whole number from.
 
     Raises:
-        DatasetError: the space holds no numbers.
+        DatasetError: the space holds no numbers, or several discrete actions at once.
     """
 
     def __init__(self, where: str, space: Space, *, discrete: bool) -> None:
@@ -47,8 +52,11 @@ class Form:
         if not self.leaves:
             raise DatasetError(f"{where}: {space} holds no numbers")
         only = self.leaves[0] if len(self.leaves) == 1 else None
+        self.start = only.start if only is not None and discrete else 0
+        if discrete and any(leaf.kind == "indices" or (leaf.kind == "index" and only is None) for leaf in self.leaves):
+            raise DatasetError(f"{where}: actions are {space}; expected Box, Discrete, or a dictionary or tuple of Box")
         self.shape: tuple[int, ...] = (sum(math.prod(leaf.shape) for leaf in self.leaves),)
-        self.dtype: np.dtype = np.dtype(np.float32)
+        self.dtype: np.dtype = np.result_type(np.float32, *(leaf.dtype for leaf in self.leaves))
         if only is not None and only.kind == "pixels":
             self.shape, self.dtype = (*only.shape, 1)[:3], np.dtype(np.uint8)
         elif only is not None and only.kind == "index" and discrete:
@@ -60,8 +68,9 @@ class Form:
         if any(len(part) != rows for part in found):
             raise ValueError(f"{rows} values expected, got {[len(part) for part in found]}")
         if len(found) == 1:
-            return found[0].astype(self.dtype, copy=False).reshape(rows, *self.shape)
-        return np.concatenate([part.reshape(rows, -1) for part in found], axis=1, dtype=np.float32, casting="unsafe")
+            column = found[0].astype(self.dtype, copy=False).reshape(rows, *self.shape)
+            return column - self.start if self.start else column
+        return np.concatenate([part.reshape(rows, -1) for part in found], axis=1, dtype=self.dtype, casting="unsafe")
 
     @property
     def parts(self) -> dict[str, list[int]] | None:
@@ -80,15 +89,17 @@ def _leaves(where: str, space: Space, path: tuple[str | int, ...]) -> Iterator[L
         for number, part in enumerate(space.spaces):
             yield from _leaves(where, part, (*path, number))
     elif isinstance(space, spaces.Discrete):
-        yield Leaf(path, (1,), "index")
+        yield Leaf(path, (1,), "index", start=int(space.start))
     elif isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) in (2, 3):
         if not path and len(space.shape) == 3 and space.shape[2] not in (1, 3, 4):
             raise DatasetError(
                 f"{where}: frames are {space.shape}; expected single frames (h, w, c), neither stacked nor (c, h, w)"
             )
         yield Leaf(path, space.shape, "pixels")
-    elif isinstance(space, spaces.Box | spaces.MultiDiscrete | spaces.MultiBinary):
-        yield Leaf(path, space.shape, "numbers")
+    elif isinstance(space, spaces.MultiDiscrete | spaces.MultiBinary):
+        yield Leaf(path, space.shape, "indices")
+    elif isinstance(space, spaces.Box):
+        yield Leaf(path, space.shape, "numbers", np.result_type(np.float32, space.dtype))
     elif isinstance(space, spaces.Text) and path:
         log.warning("%s: left out `%s`, which is text", where, "/".join(map(str, path)))
     else:

@@ -83,7 +83,7 @@ def guarded(array: LazyArray, where: str | Path, key: str) -> LazyArray:
             raise DatasetError(f"{where}: `{key}` gives {rows.shape} for rows {start} to {stop} of {array.shape}")
         return rows
 
-    return LazyArray(array.shape, array.dtype, read, array.offset)
+    return LazyArray(array.shape, array.dtype, read, array.offset, array.centre)
 
 
 def require_file(path: Path) -> None:

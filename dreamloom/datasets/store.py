@@ -36,7 +36,8 @@ class Dataset:
         next_observations: like `observations`, what followed row i; None where that is row i + 1.
         next_known: (N,) bool, False where `next_observations` does not hold what followed; None where all are known.
         infos: name -> array of N rows, e.g. `level_seed`.
-        attrs: the file's attributes; those that hold JSON are decoded.
+        attrs: the file's attributes; those that hold JSON are decoded. `action_start` is what the environment numbers action 0
+            with, `observation_offset` what its observations have beyond these.
         passed_over: what is there and is not part of the dataset -> why.
     """
 
@@ -58,6 +59,9 @@ class Dataset:
         self.next_observations, self.next_known = columns.get("next_observations"), columns.get("next_known")
         self.infos = {name: guarded(array, path, f"infos/{name}") for name, array in (infos or {}).items()}
         self.attrs, self.passed_over = dict(attrs or {}), dict(passed_over or {})
+        if self.observations.centre is not None:
+            before = np.array(self.attrs.get("observation_offset", 0.0))
+            self.attrs["observation_offset"] = (before + self.observations.centre).tolist()
         self.max_episode_steps: int | None = None
         self._close = close
 

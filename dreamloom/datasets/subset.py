@@ -118,4 +118,5 @@ def _drawn(kept: np.ndarray, lengths: np.ndarray, rows: int, seed: int) -> np.nd
 
 def _picked(array: LazyArray, rows: np.ndarray) -> LazyArray:
     # By index, which skips what lies between: the episodes may be far apart.
-    return LazyArray((len(rows), *array.shape[1:]), array.dtype, lambda start, stop: array[rows[start:stop]])
+    shape, centre = (len(rows), *array.shape[1:]), array.centre
+    return LazyArray(shape, array.dtype, lambda start, stop: array[rows[start:stop]], centre=centre)

@@ -21,6 +21,7 @@ from einops import rearrange
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from dreamloom.datasets.finite import require_finite
 from dreamloom.datasets.types import Transitions
 from dreamloom.diffusion.discrete import combine, find_discrete, one_hots
 from dreamloom.nn.build import Buildable
@@ -212,10 +213,9 @@ def _flat(data: Transitions, next_observation: NextObservation) -> np.ndarray:
             f"diffusion needs rows of vectors: observations (N, o) float and actions (N, a) float or (N,) integer; got "
             f"{data.observations.dtype} {data.observations.shape} and {data.actions.dtype} {data.actions.shape}"
         )
+    require_finite(data)
     known = np.ones(len(data), bool) if data.next_known is None else data.next_known
     change = data.observations if next_observation == "change" else 0
     parts = [data.observations, data.actions, data.rewards, data.next_observations - change, data.terminals, known]
     flat = np.concatenate([part.reshape(len(data), -1).astype(np.float32) for part in parts], 1)
-    if not np.isfinite(flat).all():
-        raise ValueError(f"{int((~np.isfinite(flat)).any(1).sum())} of {len(flat)} rows hold values that are not finite")
     return flat

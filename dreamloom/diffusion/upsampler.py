@@ -20,6 +20,7 @@ from dreamloom.diffusion.rows import NextObservation, Rows, Terminals
 from dreamloom.diffusion.solvers import Denoise, SDEDPMSolver, Solver
 from dreamloom.diffusion.training import adamw, batch_of_step, cosine, seed_of_step
 from dreamloom.nn.build import Buildable
+from dreamloom.nn.finite import LossGuard
 from dreamloom.nn.graphs import Replay, set_rate, tensor_rates
 from dreamloom.nn.parts import load_part
 
@@ -172,15 +173,17 @@ class Upsampler(nn.Module, Buildable):
             progress: whether a bar is shown.
 
         Raises:
-            ValueError: rows that cannot be diffused, or a relevance that does not fit.
+            ValueError: rows that cannot be diffused, a relevance that does not fit, or a loss that turned NaN or infinite.
         """
         data = self.prepare(transitions, seed=seed, relevance=relevance)
         optimizer = adamw(self.network.parameters(), lr=lr)
         rows = torch.zeros(batch_size, dtype=torch.long, device=self.device)
         generator = torch.Generator(self.device)
+        guard, last = LossGuard(), torch.zeros((), device=self.device)
 
         def descend() -> None:
             loss, _ = self.loss(data.take(rows), generator)
+            last.copy_(loss.detach())
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
@@ -196,7 +199,9 @@ class Upsampler(nn.Module, Buildable):
             generator.manual_seed(seed_of_step(seed, step))
             set_rate(optimizer.param_groups[0], lr * factor(step))
             descend()
+            guard.see(step + 1, [last])
             self.update_average(step + 1)
+        guard.require_finite()
         return self.eval()
 
     @torch.no_grad()

@@ -11,12 +11,12 @@ import torch
 from gymnasium.vector import SyncVectorEnv
 from jaxtyping import Float
 from matplotlib.figure import Figure
-from torch import Tensor
 from tqdm import tqdm
 
 from dreamloom.agents.agent import Agent, load_agent
 from dreamloom.datasets.atomic import atomic_path, require_folder
 from dreamloom.datasets.scores import normalized_score, score_constants
+from dreamloom.eval.acting import Acting
 from dreamloom.eval.fidelity.dynamics import quiet_mujoco
 from dreamloom.eval.plots import save_plot
 from dreamloom.eval.procgen import play_procgen, trained_on
@@ -32,7 +32,8 @@ def evaluate_agent(
 
     Args:
         agent: prepared agents.
-        env_id: a Gymnasium environment with vector observations and continuous actions.
+        env_id: a Gymnasium environment whose observations are vectors, or dictionaries or tuples of numbers, and whose actions
+            are continuous or discrete.
         episodes: an agent.
         seed: of the first episode.
         progress: whether a bar is shown.
@@ -41,20 +42,24 @@ def evaluate_agent(
         ValueError: the environment does not exist or does not fit the agents.
     """
     with quiet_mujoco():
-        return _play(agent, _environments(agent, env_id, episodes), seed, progress)
+        envs = _environments(env_id, agent.seeds * episodes)
+        acting = Acting(agent, env_id, envs.single_observation_space, envs.single_action_space)
+        return _play(acting, envs, seed, progress)
 
 
-def _play(agent: Agent, envs: SyncVectorEnv, seed: int, progress: bool) -> Float[np.ndarray, "s episodes"]:
+def _play(acting: Acting, envs: SyncVectorEnv, seed: int, progress: bool) -> Float[np.ndarray, "s episodes"]:
+    agent = acting.agent
     episodes = envs.num_envs // agent.seeds
-    space = envs.single_action_space
-    assert isinstance(space, gym.spaces.Box)
+    player, playing = agent.player(episodes), torch.arange(episodes, device=agent.device)
+    earned = torch.zeros(agent.seeds, episodes, device=agent.device)
     observations, _ = envs.reset(seed=[seed + j for _ in range(agent.seeds) for j in range(episodes)])
     returns, running = np.zeros(envs.num_envs), np.ones(envs.num_envs, bool)
     limit = envs.spec.max_episode_steps if envs.spec else None
     with tqdm(total=limit, desc="steps of an episode", disable=not progress) as bar:
         while running.any():
-            actions = _act(agent, observations).clip(space.low, space.high)
-            observations, rewards, terminations, truncations, _ = envs.step(actions)
+            actions = player(acting.observed(observations, envs.num_envs), earned, playing)
+            observations, rewards, terminations, truncations, _ = envs.step(acting.taken(actions))
+            earned = torch.from_numpy(rewards.astype(np.float32)).to(agent.device).view(agent.seeds, episodes)
             # A finished environment resets itself at its next step and plays on; that no longer counts.
             returns += rewards * running
             running &= ~(terminations | truncations)
@@ -197,28 +202,13 @@ def plot_returns(agent: Agent, env_id: str, returns: Float[np.ndarray, "s episod
     return figure
 
 
-def _environments(agent: Agent, env_id: str, episodes: int) -> SyncVectorEnv:
+def _environments(env_id: str, count: int) -> SyncVectorEnv:
     try:
-        envs = gym.make_vec(env_id, num_envs=agent.seeds * episodes, vectorization_mode="sync")
+        envs = gym.make_vec(env_id, num_envs=count, vectorization_mode="sync")
     except gym.error.Error as error:
         raise ValueError(f"environment {env_id!r}: {error}") from error
-    seen, actions = envs.single_observation_space, envs.single_action_space
-    sizes = len(agent.observation_mean), len(agent.action_low)
-    fits = isinstance(seen, gym.spaces.Box) and isinstance(actions, gym.spaces.Box)
-    if not fits or (seen.shape, actions.shape) != ((sizes[0],), (sizes[1],)):
-        raise ValueError(
-            f"{env_id} has observations {seen} and actions {actions}; "
-            f"the agents were trained on observations ({sizes[0]},) and continuous actions ({sizes[1]},)"
-        )
     assert isinstance(envs, SyncVectorEnv)
     return envs
-
-
-def _act(agent: Agent, observations: np.ndarray) -> np.ndarray:
-    """Actions for environments in order of agents."""
-    rows = torch.from_numpy(observations.astype(np.float32)).to(agent.device)
-    actions: Tensor = agent.act(rows.unflatten(0, (agent.seeds, -1)))
-    return actions.flatten(0, 1).cpu().numpy()
 
 
 def _span(values: dict[str, Any]) -> str:

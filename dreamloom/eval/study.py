@@ -18,8 +18,10 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter
 from dreamloom.agents.agent import Agent
 from dreamloom.agents.buffer import Buffer
 from dreamloom.agents.training import train
+from dreamloom.agents.units import Units
 from dreamloom.datasets.convert import save_dataset
 from dreamloom.datasets.scores import normalized_score
+from dreamloom.datasets.store import open_dataset
 from dreamloom.datasets.transitions import load_transitions
 from dreamloom.datasets.types import Transitions
 from dreamloom.diffusion.upsampler import Upsampler
@@ -183,7 +185,9 @@ def measure(study: Study, out: Path, environment: str, learner: str, name: str) 
     parts, cost = _parts(study, out, environment, arm)
     agent = _fresh(study.learners[learner], arm.width)
     data = Transitions.concatenate(parts)
-    agent.prepare(data, seed=study.seed)
+    with open_dataset(study.environments[environment]) as source:
+        units = Units.of(source.attrs)
+    agent.prepare(data, seed=study.seed, units=units)
     agent.to(device := compute_device())
     buffer = Buffer([data], device=device, reward_scale=reward_scale(study.environments[environment]))
     prepared = clock()

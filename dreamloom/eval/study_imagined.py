@@ -51,7 +51,7 @@ def rates(path: Path, real: Path, levels: str) -> dict[str, float]:
     for kind, opened in (("real", subset(real, levels=levels)), ("imagined", open_dataset(path))):
         with opened as data:
             assert data.rewards is not None
-            rows = ~data.timeouts[:]
+            rows = ~data.timeouts[:] | data.terminals[:]
             for name, column in (("reward", data.rewards), ("terminals", data.terminals)):
                 found[f"{name}_{kind}"] = float(column[:][rows].mean())
     return found

@@ -11,11 +11,13 @@ from torch.utils.data import Dataset
 from dreamloom.agents.agent import Agent, load_agent
 from dreamloom.agents.buffer import Buffer
 from dreamloom.agents.training import Updates
+from dreamloom.agents.units import Units
 from dreamloom.agents.vision import Combination, Latents
+from dreamloom.datasets.finite import Nonfinite
 from dreamloom.datasets.store import open_dataset
 from dreamloom.datasets.transitions import load_transitions
 from dreamloom.datasets.types import Transitions
-from dreamloom.train.data import StepLoader, batches_done
+from dreamloom.train.data import StepLoader, batches_done, tell
 from dreamloom.train.latents import require_latents
 
 
@@ -37,6 +39,7 @@ class AgentData(L.LightningDataModule):
         reward_scale: factor of the rewards.
         limit: of each dataset, read no more than the first so many rows.
         steps_per_epoch: training steps that Lightning calls an epoch; the trainer's max_steps bounds the run.
+        nonfinite: whether rows with NaN or infinite numbers are refused or dropped.
     """
 
     def __init__(
@@ -48,25 +51,30 @@ class AgentData(L.LightningDataModule):
         reward_scale: float = 1.0,
         limit: int | None = None,
         steps_per_epoch: int = 1000,
+        nonfinite: Nonfinite = "refuse",
     ):
         super().__init__()
         self.paths = [path] if isinstance(path, str | Path) else path
         self.shares, self.batch_size, self.reward_scale = shares, batch_size, reward_scale
-        self.limit, self.steps_per_epoch = limit, steps_per_epoch
+        self.limit, self.steps_per_epoch, self.nonfinite = limit, steps_per_epoch, nonfinite
         self.parts: list[Transitions] = []
         self.attrs: dict[str, Any] = {}
 
     def setup(self, stage: str) -> None:
         """Reads the rows, once."""
         if not self.parts:
+            attrs = []
             for path in self.paths:
                 with open_dataset(path) as data:
-                    self.attrs = self.attrs or data.attrs
-                    self.parts.append(load_transitions(data, limit=self.limit))
+                    attrs.append(data.attrs)
+                    part = load_transitions(data, limit=self.limit, nonfinite=self.nonfinite, tell=tell)
+                    self.parts.append(part)
+            self.attrs = next(filter(None, attrs), {})
+            self.units = Units.common(attrs, [str(path) for path in self.paths])
 
     def prepare(self, agent: Agent, seed: int) -> None:
         """Gives agents the sizes, bounds and statistics of the data."""
-        agent.prepare(self.parts, seed=seed, actions=len(self.attrs.get("action_names") or []))
+        agent.prepare(self.parts, seed=seed, actions=len(self.attrs.get("action_names") or []), units=self.units)
 
     def buffer(self, device: torch.device, gamma: float) -> Buffer:
         """All rows on a device."""
@@ -136,7 +144,7 @@ class AgentTask(L.LightningModule):
         steps = self.trainer.estimated_stepping_batches
         self.model.horizon = int(steps) * self.updates_per_step if steps < float("inf") else None
 
-    def training_step(self, step: int, batch_idx: int) -> None:
+    def training_step(self, step: int, batch_idx: int) -> dict[str, Tensor]:
         metrics: dict[str, Tensor] = {}
 
         def updates() -> None:
@@ -147,6 +155,7 @@ class AgentTask(L.LightningModule):
         # Lightning counts the training step.
         self.optimizers().step(closure=updates)  # type: ignore[union-attr]
         self.log_dict({f"train/{name}": value.mean() for name, value in metrics.items()}, batch_size=1, prog_bar=True)
+        return metrics
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["model_config"] = self.model.config

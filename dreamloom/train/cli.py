@@ -19,7 +19,7 @@ from dreamloom.datasets.atomic import require_folder
 from dreamloom.nn.parts import checkpoint_at
 from dreamloom.recipes import recipe_paths, with_packaged_recipes
 from dreamloom.suggest import explained
-from dreamloom.train.checkpoints import AtomicCheckpointIO, LastCheckpoint
+from dreamloom.train.checkpoints import AtomicCheckpointIO, FiniteLosses, LastCheckpoint
 
 
 class _Help(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
@@ -36,6 +36,7 @@ class FitCLI(LightningCLI):
             subclass_mode_model=True,
             subclass_mode_data=True,
             seed_everything_default=0,
+            trainer_defaults={"callbacks": [FiniteLosses()]},
             save_config_kwargs={"overwrite": True},
             parser_kwargs={
                 "prog": "dreamloom fit",

@@ -1,15 +1,18 @@
 """Feeds the trainer with clips: an endless stream whose place is the trainer's own count of batches."""
 
 import re
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import DataLoader, Dataset
 
 from dreamloom.datasets.clips import ClipSource, Residence
+from dreamloom.datasets.finite import Nonfinite
 from dreamloom.datasets.store import open_dataset
 from dreamloom.datasets.types import Clip
 
@@ -66,6 +69,7 @@ class ClipData(L.LightningDataModule):
         val_fraction: share of the levels (without levels: of the episodes) held out for validation; 0 for none.
         val_batches: batches of the fixed validation set.
         steps_per_epoch: batches that Lightning calls an epoch; the trainer's max_steps bounds the run.
+        nonfinite: whether rows with NaN or infinite actions or rewards are refused or dropped, and episodes cut there.
     """
 
     def __init__(
@@ -81,6 +85,7 @@ class ClipData(L.LightningDataModule):
         val_fraction: float = 0.05,
         val_batches: int = 8,
         steps_per_epoch: int = 1000,
+        nonfinite: Nonfinite = "refuse",
     ):
         super().__init__()
         if not 0 <= val_fraction < 1:
@@ -88,6 +93,7 @@ class ClipData(L.LightningDataModule):
         self.path, self.length, self.batch_size, self.stride = Path(path), length, batch_size, stride
         self.seed, self.residence, self.num_workers = seed, residence, num_workers
         self.val_fraction, self.val_batches, self.steps_per_epoch = val_fraction, val_batches, steps_per_epoch
+        self.nonfinite = nonfinite
         self.source: ClipSource | None = None
         self.levels: set[str] = set()
 
@@ -104,7 +110,10 @@ class ClipData(L.LightningDataModule):
             residence=self.residence,
             device=trainer.strategy.root_device,
             processes=trainer.num_devices,
+            nonfinite=self.nonfinite,
         )
+        for line in self.source.left_out:
+            tell(line)
         if self.num_workers and self.source.residence == "device":
             warnings.warn(f"num_workers={self.num_workers} is ignored: the frames are on the device already", stacklevel=2)
         self.levels |= recorded_levels(self.path)
@@ -139,6 +148,12 @@ class ClipData(L.LightningDataModule):
         pin = trainer.strategy.root_device.type == "cuda" and not on_device
         workers = 0 if on_device else self.num_workers
         return StepLoader(batches, first=first, length=length, num_workers=workers, pin=pin)
+
+
+@rank_zero_only
+def tell(line: str) -> None:
+    """Says what becomes of the data, once for all ranks, beside what a run prints of its progress."""
+    print(line, file=sys.stderr)
 
 
 def recorded_levels(path: Path) -> set[str]:

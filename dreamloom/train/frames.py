@@ -8,12 +8,14 @@ import torch
 
 from dreamloom.agents.agent import Agent
 from dreamloom.agents.frames import FrameBuffer
+from dreamloom.agents.units import Units
 from dreamloom.datasets.augment import Augment
 from dreamloom.datasets.bandit import UCBDrAC
+from dreamloom.datasets.finite import Nonfinite
 from dreamloom.datasets.store import open_dataset
 from dreamloom.datasets.subset import overlap
 from dreamloom.train.agents import Steps
-from dreamloom.train.data import StepLoader, batches_done
+from dreamloom.train.data import StepLoader, batches_done, tell
 
 _JUDGED = 4096  # frames at the least, of which a bandit's rows are
 
@@ -34,6 +36,7 @@ class FrameData(L.LightningDataModule):
         judge: levels by which UCBDrAC judges its choices; of the same datasets, and none of `levels`.
         batch_size: rows an update, for each seed.
         steps_per_epoch: training steps that Lightning calls an epoch; the trainer's max_steps bounds the run.
+        nonfinite: whether rows with NaN or infinite actions or rewards are refused or dropped, and episodes cut there.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class FrameData(L.LightningDataModule):
         judge: str | None = None,
         batch_size: int = 256,
         steps_per_epoch: int = 1000,
+        nonfinite: Nonfinite = "refuse",
     ):
         super().__init__()
         self.paths = [path] if isinstance(path, str | Path) else path
@@ -61,6 +65,7 @@ class FrameData(L.LightningDataModule):
         if judge is not None and (levels is None or overlap(judge, levels)):
             raise ValueError(f"judge {judge}: data.levels must be set, and have no level in common with these; it is {levels}")
         self.batch_size, self.steps_per_epoch = batch_size, steps_per_epoch
+        self.nonfinite = nonfinite
         self.frames: FrameBuffer | None = None
         self.attrs: dict[str, Any] = {}
 
@@ -71,14 +76,16 @@ class FrameData(L.LightningDataModule):
                 self.attrs = data.attrs
             judge = None
             if self.judge is not None:
-                judge = FrameBuffer(self.paths, stack=self.stack, choose={"levels": self.judge, "rows": _JUDGED})
+                choose = {"levels": self.judge, "rows": _JUDGED}
+                judge = FrameBuffer(self.paths, stack=self.stack, choose=choose, nonfinite=self.nonfinite)
             settings: dict[str, Any] = {"stack": self.stack, "n_step": self.n_step, "choose": self.choose}
+            settings |= {"nonfinite": self.nonfinite, "tell": tell}
             self.frames = FrameBuffer(self.paths, augment=self.augment, judge=judge, **settings)
 
     def prepare(self, agent: Agent, seed: int) -> None:
         """Gives agents the sizes and bounds of the data."""
         assert self.frames is not None
-        agent.prepare(self.frames, seed=seed)
+        agent.prepare(self.frames, seed=seed, units=Units.of(self.attrs))
 
     def buffer(self, device: torch.device, gamma: float) -> FrameBuffer:
         """All frames on a device; they are no longer anywhere else."""

@@ -47,19 +47,22 @@ class Labels:
     Args:
         path: the dataset.
         stride: rows from one frame to the next.
+        ends: one-past-last rows of its episodes; None for the file's own.
 
     Raises:
         ValueError: the dataset has no rewards.
     """
 
-    def __init__(self, path: Path, stride: int):
+    def __init__(self, path: Path, stride: int, ends: np.ndarray | None = None):
         with open_dataset(path) as data:
             if data.rewards is None:
                 raise ValueError(f"{path}: holds no rewards (unlabelled video?)")
-            rewards, ends = data.rewards[:].astype(np.float64), data.episodes[1]
+            rewards, ends = data.rewards[:].astype(np.float64), data.episodes[1] if ends is None else ends
+            rewards[~np.isfinite(rewards)] = 0.0  # of rows in no window
             total, ended = np.append(0.0, rewards.cumsum()), np.append(0, data.terminals[:].cumsum())
         rows = np.arange(len(rewards))
-        stop = np.minimum(rows + stride, ends[np.searchsorted(ends, rows, side="right")])
+        # The row behind the last episode, if it was left out, is in no window.
+        stop = np.minimum(rows + stride, np.append(ends, len(rows))[np.searchsorted(ends, rows, side="right")])
         self.rewards = (total[stop] - total[rows]).astype(np.float32)
         self.terminals = ended[stop] > ended[rows]
         self.rewards[np.abs(self.rewards) < 1e-6] = 0.0  # of sums that cancel
@@ -158,7 +161,7 @@ class OutcomeData(ClipData):
     def setup(self, stage: str) -> None:
         """Opens the file and reads the labels, once."""
         super().setup(stage)
-        self.labels = Labels(self.path, self.stride)
+        self.labels = Labels(self.path, self.stride, self.source.episodes[1] if self.source else None)
 
     def shares(self) -> tuple[float, float]:
         """Which share of the training steps earns something, and which ends the episode."""

@@ -10,12 +10,13 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from dreamloom.datasets.finite import Nonfinite
 from dreamloom.datasets.store import open_dataset
 from dreamloom.datasets.transitions import load_transitions
 from dreamloom.datasets.types import Transitions
 from dreamloom.diffusion.training import adamw, batch_of_step, generator_of_step
 from dreamloom.diffusion.upsampler import Batch, Upsampler
-from dreamloom.train.data import StepLoader, batches_done
+from dreamloom.train.data import StepLoader, batches_done, tell
 from dreamloom.train.tasks import Task
 
 
@@ -42,6 +43,7 @@ class TransitionData(L.LightningDataModule):
         val_fraction: share of the rows held out for validation; 0 for none.
         val_batches: batches of the fixed validation set.
         steps_per_epoch: batches that Lightning calls an epoch; the trainer's max_steps bounds the run.
+        nonfinite: whether rows with NaN or infinite numbers are refused or dropped.
     """
 
     def __init__(
@@ -54,12 +56,14 @@ class TransitionData(L.LightningDataModule):
         val_fraction: float = 0.05,
         val_batches: int = 8,
         steps_per_epoch: int = 1000,
+        nonfinite: Nonfinite = "refuse",
     ):
         super().__init__()
         if not 0 <= val_fraction < 1:
             raise ValueError(f"val_fraction must lie in [0, 1), got {val_fraction}")
         self.path, self.batch_size, self.seed, self.limit = path, batch_size, seed, limit
         self.val_fraction, self.val_batches, self.steps_per_epoch = val_fraction, val_batches, steps_per_epoch
+        self.nonfinite = nonfinite
         self.transitions: Transitions | None = None
         self.attrs: dict[str, Any] = {}
 
@@ -68,7 +72,8 @@ class TransitionData(L.LightningDataModule):
         if self.transitions is not None:
             return
         with open_dataset(self.path) as data:
-            self.attrs, self.transitions = data.attrs, load_transitions(data, limit=self.limit)
+            self.attrs = data.attrs
+            self.transitions = load_transitions(data, limit=self.limit, nonfinite=self.nonfinite, tell=tell)
         # The same rows are held out whatever the seed, so runs can be compared.
         order = np.random.default_rng(0).permutation(len(self.transitions))
         held_out = round(self.val_fraction * len(order))
