@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 
 # Public name -> module that holds it. Imported on first use, so that `import dreamloom` stays light (no torch).
 _LAZY = {
+    "from_sb3": "dreamloom.datasets.sb3",
     "load_upsampler": "dreamloom.diffusion.upsampler",
     "load_world": "dreamloom.worldmodels.bundle",
     "open_dataset": "dreamloom.datasets.store",

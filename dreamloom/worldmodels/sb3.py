@@ -38,7 +38,8 @@ class ImaginedVecEnv(VecEnv):
         """Frames, rewards, what ended, and an info for each copy."""
         frames, rewards, terminated, truncated, told = self.env.step(self._actions)
         ended = terminated | truncated
-        infos: list[dict[str, Any]] = [{"TimeLimit.truncated": bool(late)} for late in truncated]
+        # Stable-Baselines3 bootstraps where this is set: an end that is both is a terminal.
+        infos: list[dict[str, Any]] = [{"TimeLimit.truncated": bool(late)} for late in truncated & ~terminated]
         for i, info in enumerate(infos):
             if "uncertainty" in told:
                 info["uncertainty"] = float(told["uncertainty"][i])
