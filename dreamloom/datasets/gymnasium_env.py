@@ -13,6 +13,7 @@ from dreamloom import __version__
 from dreamloom.datasets.policies import Mixture, parse_mixture, random, sticky
 from dreamloom.datasets.recorder import Column, Recorder, split_rows
 from dreamloom.datasets.resize import Crop, square
+from dreamloom.datasets.shown import PlainSteps, Screen, shown_by
 
 _CHUNK = 64  # rows that are gathered before they are written
 
@@ -40,7 +41,8 @@ def collect_gymnasium(
         out: the file to make.
         size: side of the square frames in pixels.
         crop: keep the middle square of a wider picture, stretch it, or pad it with black bars.
-        picture: where frames come from; auto takes RGB observations where there are any, and renders otherwise.
+        picture: where frames come from; auto takes RGB observations where there are any, and renders otherwise. RGBA is laid on
+            black; grey, floats and channels first are converted.
         env_kwargs: given to the environment as they are, e.g. '{"frameskip": 4}'.
         policy: random, sticky (holds actions), module:callable, or a weighted list of these; each segment plays one.
         seed: fixes all that is recorded, as far as the environment follows its seed.
@@ -96,6 +98,7 @@ def record(
     lowest = _action_start(made)
     attrs = {"fps": _fps(made), "policy_names": mixture.names, **_action_names(made), **attrs}
     attrs |= {"action_start": lowest} if lowest else {}
+    made = PlainSteps(made)
     bounds = split_rows(steps, -(-steps // segment))
     if closing:
         columns["infos/last_frame"] = Column(np.uint8)
@@ -122,11 +125,17 @@ def _make(name: str, kwargs: dict[str, Any], picture: str) -> tuple[gymnasium.En
         env = gymnasium.make(name, **{"render_mode": "rgb_array", **kwargs})
     except (gymnasium.error.Error, ImportError, TypeError) as error:
         raise ValueError(f"--env {name}: {error}") from error
-    if picture != "render" and _is_rgb(env.observation_space):
-        return env, lambda observation: observation
-    if picture == "observation" or "rgb_array" not in env.metadata.get("render_modes", []):
-        raise ValueError(f"--env {name}: observations are {env.observation_space}, no RGB, and it renders no rgb_array")
-    return env, lambda _: np.asarray(env.render())
+    space, renders = env.observation_space, "rgb_array" in env.metadata.get("render_modes", [])
+    seen = _is_rgb(space) or (_may_be_picture(space) and (picture == "observation" or not renders))
+    if picture != "render" and seen:
+        return env, shown_by(Screen(f"--env {name}", stacked=True), env, render=False)
+    if picture == "observation" or not renders:
+        raise ValueError(f"--env {name}: observations are {space}, no RGB, and it renders no rgb_array")
+    return env, shown_by(Screen(f"--env {name}"), env, render=True)
+
+
+def _may_be_picture(space: gymnasium.Space) -> bool:
+    return isinstance(space, gymnasium.spaces.Box) and len(space.shape) in (2, 3)
 
 
 def _is_rgb(space: gymnasium.Space) -> bool:

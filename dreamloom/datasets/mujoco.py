@@ -18,6 +18,7 @@ from tqdm import tqdm
 from dreamloom import __version__
 from dreamloom.datasets.recorder import Column, Recorder, split_rows
 from dreamloom.datasets.sac import Random, Sac
+from dreamloom.datasets.shown import PlainSteps
 
 
 def collect_mujoco(
@@ -106,7 +107,7 @@ def _make(name: str, kwargs: dict[str, Any]) -> gymnasium.Env:
         raise ValueError(f"--env {name}: observations are {env.observation_space}; can record Box with one axis")
     if not _is_flat(env.action_space) or not env.action_space.is_bounded():  # type: ignore[attr-defined]
         raise ValueError(f"--env {name}: actions are {env.action_space}; can record Box with one axis and finite bounds")
-    return env
+    return PlainSteps(env)
 
 
 def _is_flat(space: gymnasium.Space) -> bool:

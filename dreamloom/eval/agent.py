@@ -16,6 +16,7 @@ from tqdm import tqdm
 from dreamloom.agents.agent import Agent, load_agent
 from dreamloom.datasets.atomic import atomic_path, require_folder
 from dreamloom.datasets.scores import normalized_score, score_constants
+from dreamloom.datasets.shown import PlainSteps
 from dreamloom.eval.acting import Acting
 from dreamloom.eval.fidelity.dynamics import quiet_mujoco
 from dreamloom.eval.plots import save_plot
@@ -204,7 +205,7 @@ def plot_returns(agent: Agent, env_id: str, returns: Float[np.ndarray, "s episod
 
 def _environments(env_id: str, count: int) -> SyncVectorEnv:
     try:
-        envs = gym.make_vec(env_id, num_envs=count, vectorization_mode="sync")
+        envs = gym.make_vec(env_id, num_envs=count, vectorization_mode="sync", wrappers=[PlainSteps])
     except gym.error.Error as error:
         raise ValueError(f"environment {env_id!r}: {error}") from error
     assert isinstance(envs, SyncVectorEnv)
