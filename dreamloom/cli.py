@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from dreamloom.suggest import did_you_mean, explained
 
@@ -209,8 +209,10 @@ def _add_argument(parser: Any, parameter: inspect.Parameter, help: str | None) -
     default = None if required else parameter.default
     option = "--" + parameter.name.replace("_", "-")
     if parameter.kind is not parameter.KEYWORD_ONLY:
-        optional: dict[str, Any] = {} if required else {"nargs": "?", "default": default}
-        parser.add_argument(parameter.name, type=parameter.annotation, help=help, **optional)
+        several = get_origin(parameter.annotation) is tuple  # tuple[str, ...]: any number of words
+        kind = get_args(parameter.annotation)[0] if several else parameter.annotation
+        optional: dict[str, Any] = {} if required else {"nargs": "*" if several else "?", "default": default}
+        parser.add_argument(parameter.name, type=kind, help=help, **optional)
     elif default is False:
         parser.add_argument(option, action="store_true", help=help)
     elif default is True:

@@ -8,14 +8,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import quote
 
 import gymnasium
 import numpy as np
 import torch
 from websockets.sync.client import connect as connect_socket
 
+from dreamloom.play.app import create_app
+from dreamloom.play.connection import Limits
 from dreamloom.play.messages import FRAME, unpack_picture
-from dreamloom.play.server import Limits, create_app, make_server
+from dreamloom.play.server import make_server
+from dreamloom.play.shelf import Entry, Shelf
 from dreamloom.worldmodels.world import Outcome, Sampling
 
 SHIFTS = {"left": (0, -2), "right": (0, 2), "jump": (-2, 0), "down": (2, 0), "none": (0, 0), "jump right": (-2, 2)}
@@ -29,12 +33,13 @@ class Shifted:
 
 @dataclass
 class ShiftWorld:
-    """Each action shifts the picture; `noise` adds drawn grain, `delay` seconds go by in every step."""
+    """Each action shifts the picture, and "vanish" empties it; `noise` adds drawn grain, a step takes `delay` seconds."""
 
     noise: int = 0
     delay: float = 0.0
     broken: int = -1  # an action that this world fails on
     side: int = 64
+    unsure: float | None = None  # what this world says of itself
     game: str | None = None
     labels: tuple[str, ...] = ("left", "right", "jump", "down", "jump right")
     name: str = "shift"
@@ -66,8 +71,10 @@ class ShiftWorld:
         if self.noise:
             grain = [torch.randint(0, self.noise, self.frame_shape, generator=one) for one in generator]
             moved = [frame ^ one.to(torch.uint8) for frame, one in zip(moved, grain, strict=True)]
-        frames = torch.stack(moved)
-        return Shifted(frames, state.age + 1), Outcome(frames)
+        gone = torch.tensor([self.labels[int(one)] == "vanish" for one in action])
+        frames = torch.stack(moved) * ~gone[:, None, None, None]
+        unsure = None if self.unsure is None else torch.full((len(frames),), self.unsure)
+        return Shifted(frames, state.age + 1), Outcome(frames, uncertainty=unsure)
 
 
 def _landscape(seed: int, side: int) -> torch.Tensor:
@@ -83,14 +90,23 @@ def _landscape(seed: int, side: int) -> torch.Tensor:
 @contextmanager
 def serving(world: Any, limits: Limits | None = None, host: str = "127.0.0.1") -> Iterator[tuple[str, Any]]:
     """Serves a world on a free loopback port: yields (host:port, worker)."""
+    shelf = Shelf([Entry.of(world)])
+    worker = shelf.load()
+    with serving_all(shelf, limits, host) as address:
+        yield address, worker
+
+
+@contextmanager
+def serving_all(shelf: Shelf, limits: Limits | None = None, host: str = "127.0.0.1") -> Iterator[str]:
+    """Serves worlds on a free loopback port: yields host:port."""
     limits = limits or Limits()
-    app = create_app(world, host=host, limits=limits)
+    app = create_app(shelf, host=host, limits=limits)
     listener = socket.create_server(("127.0.0.1", 0))
     server = make_server(app, limits)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     try:
-        yield f"127.0.0.1:{listener.getsockname()[1]}", app.state.worker
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
     finally:
         server.should_exit = True
         thread.join(timeout=120)
@@ -109,9 +125,9 @@ def wait_until(happened: Callable[[], bool], patience: float = 120.0) -> None:
 class Client:
     """A player in Python. Every wait ends after `patience` seconds: many, because a busy machine is no failure."""
 
-    def __init__(self, address: str, patience: float = 120.0, **options: Any) -> None:
+    def __init__(self, address: str, patience: float = 120.0, world: str = "", **options: Any) -> None:
         self.patience = patience
-        address = f"ws://{address}/socket"
+        address = f"ws://{address}/socket?world={quote(world)}"
         # No pings of its own: a test may leave the socket unread for a while.
         options = {"compression": None, "max_size": None, "ping_interval": None, "open_timeout": patience, **options}
         self.socket = connect_socket(address, **options)

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from play_world import SHIFTS, ShiftWorld, serving
+from play_world import SHIFTS, ShiftWorld, serving, serving_all
 
 from dreamloom.datasets.store import open_dataset
 from dreamloom.play.real import warm_up_real
+from dreamloom.play.shelf import Entry, Shelf
 
 CHROMIUM = "/usr/bin/chromium"
 QUIET = (
@@ -20,7 +21,7 @@ QUIET = (
     "--disable-component-update --disable-sync"
 )
 PATIENCE_MS = 240_000
-LABELS = ("left", "right", "jump", "jump right", "down", "action 5")
+LABELS = ("left", "right", "jump", "jump right", "down", "vanish")
 
 pytestmark = [
     pytest.mark.browser,
@@ -172,10 +173,10 @@ def test_a_picture_of_ones_own_plays(page: Page, tmp_path: Path) -> None:
     page.pause()
     shown = page.after(lambda: page.page.set_input_files("#file", tmp_path / "mine.png"))
     np.testing.assert_array_equal(shown, rgb)
+    assert "part of the game" in page.text("#toast")
     (tmp_path / "no.png").write_text("this is no picture")
     page.page.set_input_files("#file", tmp_path / "no.png")
-    page.page.wait_for_selector("#toast.on")
-    assert "no picture" in page.text("#toast")
+    page.page.wait_for_function("() => document.getElementById('toast').textContent.includes('no picture')")
 
 
 def test_recording_downloads_and_reads_back(page: Page, tmp_path: Path) -> None:
@@ -210,6 +211,93 @@ def test_settings_reach_the_world(page: Page, world: ShiftWorld) -> None:
     page.page.locator("#frame").click()
     page.after(lambda: page.page.click("#step"))
     assert (world.samplings[-1].steps, world.samplings[-1].temperature) == (5, 0.25)
+
+
+def test_wrong_settings_are_explained_and_put_back(page: Page, world: ShiftWorld) -> None:
+    page.pause()
+    page.page.click("#advanced summary")
+    page.page.fill("[name=temperature]", "0.5")
+    page.page.keyboard.press("Tab")
+    for name, wrong, why, kept in (
+        ("temperature", "9", "temperature is a number from 0 to 4: put back to 0.5", "0.5"),
+        ("fps", "0", "target fps is a whole number from 1 to 60: put back to the world's own", ""),
+        ("seed", "1.5", "seed is a whole number from 0 to 2,147,483,647: put back to 0", "0"),
+    ):
+        page.page.fill(f"[name={name}]", wrong)
+        page.page.keyboard.press("Tab")
+        page.page.wait_for_function("why => document.getElementById('toast').textContent === why", arg=why)
+        assert page.page.input_value(f"[name={name}]") == kept
+    page.after(lambda: page.page.click("#step"))
+    assert world.samplings[-1].temperature == 0.5
+
+
+def test_a_lost_world_is_told_of_and_r_is_offered(page: Page, world: ShiftWorld) -> None:
+    page.pause()
+    assert page.page.locator("#lost").is_hidden()
+    for _ in range(4):
+        page.after(lambda: page.page.keyboard.press("6"))
+    page.page.wait_for_selector("#lost:visible")
+    assert page.page.locator("#stage.warns").count() == 1
+    np.testing.assert_array_equal(page.after(lambda: page.page.keyboard.press("r")), start_of(world))
+    assert page.page.locator("#lost").is_hidden()
+    assert page.page.locator("#unsure").is_hidden()  # this world tells nothing of itself
+
+
+def test_the_palette_stays_where_it_was(page: Page, world: ShiftWorld) -> None:
+    page.pause()
+
+    def palette() -> list[str]:
+        page.page.keyboard.press("k")
+        colours = page.page.eval_on_selector_all("#palette button", "all => all.map(b => b.style.getPropertyValue('--colour'))")
+        page.page.keyboard.press("Escape")
+        return colours
+
+    before = palette()
+    common = {tuple(colour) for colour in world.prompts[0, -1].permute(1, 2, 0).reshape(-1, 3).tolist()}
+    assert {tuple(int(part) for part in colour[4:-1].split(",")) for colour in before[:3]} & common, "colours as they are"
+    for _ in range(4):
+        page.after(lambda: page.page.keyboard.press("6"))  # all black
+    assert palette() == before
+
+
+def test_full_screen_and_back(page: Page) -> None:
+    narrow = page.page.locator("#stage").bounding_box()
+    page.page.keyboard.press("f")
+    page.page.wait_for_selector("body.full")
+    wide = page.page.locator("#stage").bounding_box()
+    assert wide["width"] > narrow["width"]
+    assert page.page.locator("footer").is_hidden()
+    page.page.keyboard.press("f")
+    page.page.wait_for_selector("body:not(.full)")
+
+
+def test_a_gallery_of_worlds_by_keyboard(browser: Any) -> None:
+    worlds = [ShiftWorld(name="small"), ShiftWorld(name="large", side=128, labels=("none", "right"), unsure=0.5)]
+    shelf = Shelf([Entry(world.name, lambda world=world: world, start_of(world)) for world in worlds])
+    with serving_all(shelf) as address:
+        context = browser.new_context()
+        page = context.new_page()
+        page.set_default_timeout(PATIENCE_MS)
+        mistakes: list[str] = []
+        page.on("console", lambda message: mistakes.append(message.text) if message.type == "error" else None)
+        page.goto(f"http://{address}")
+        page.wait_for_selector("#worlds[open]")
+        page.wait_for_function("() => [...document.querySelectorAll('#shelf img')].every(i => i.naturalWidth)")
+        assert (page.locator("#shelf b").all_inner_texts(), shelf.loaded) == (["small", "large"], [])
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("body[data-sequence]")
+        assert page.title() == "large · dreamloom"
+        assert page.url.endswith("?world=large")
+        assert page.locator(".action b").all_inner_texts() == ["right", "idle"]
+        assert (page.evaluate("document.getElementById('frame').width"), shelf.loaded) == (128, ["large"])
+        page.keyboard.press("g")
+        page.keyboard.press("1")
+        page.wait_for_function("() => document.title.startsWith('small') && document.body.dataset.sequence")
+        assert (page.evaluate("document.getElementById('frame').width"), shelf.loaded) == (64, ["large", "small"])
+        assert [len(shelf.load(name).sessions) for name in ("large", "small")] == [0, 1]
+        context.close()
+        assert mistakes == []
 
 
 def test_the_real_game_is_offered_only_where_there_is_one(page: Page, browser: Any) -> None:
@@ -263,7 +351,7 @@ def test_everything_can_be_reached_and_used_by_keyboard(page: Page) -> None:
         if seen[-1] != "body":  # after the last one
             assert page.page.evaluate(style) != "none", f"{seen[-1]} shows no focus"
     names = " | ".join(seen)
-    for wanted in ("left, key", "Start from picture 1", "file", "draw", "pause", "step", "reset", "record", "advanced"):
+    for wanted in ("left, key", "Start from picture 1", "file", "draw", "pause", "step", "reset", "record", "full", "advanced"):
         assert wanted in names
     page.page.focus(".action >> nth=1")
     before = page.pixels()
@@ -288,7 +376,7 @@ def test_a_sketch_by_keyboard(page: Page) -> None:
 
 
 def test_a_page_says_why_it_ended(browser: Any) -> None:
-    from dreamloom.play.server import Limits
+    from dreamloom.play.connection import Limits
 
     with serving(ShiftWorld(), Limits(sessions=1)) as (address, _):
         context = browser.new_context()

@@ -13,10 +13,15 @@ from PIL import Image
 from play_world import SHIFTS, Client, ShiftWorld, serving, wait_until
 from websockets.exceptions import ConnectionClosed
 
+from dreamloom.datasets.procgen import ACTION_NAMES
 from dreamloom.datasets.store import open_dataset
+from dreamloom.play.choices import choices
+from dreamloom.play.connection import Limits
+from dreamloom.play.gauge import UNKNOWN, Gauge, Watch
 from dreamloom.play.keys import arrows, idle_action, page_keys, procgen_combo
-from dreamloom.play.messages import FRAME, THUMBNAIL
-from dreamloom.play.server import Limits, play
+from dreamloom.play.messages import FRAME, THUMBNAIL, Release, Reset
+from dreamloom.play.server import play
+from dreamloom.play.session import Session
 
 
 def png(rgb: np.ndarray) -> bytes:
@@ -33,6 +38,7 @@ def test_labels_become_keys() -> None:
     assert arrows("jump right") == ["ArrowRight", "ArrowUp"]
     assert arrows("action 3") == []
     assert page_keys("D") == ["d"]
+    assert (page_keys("D", steered=True), page_keys("A", steered=True), page_keys("Q", steered=True)) == ([" "], [], ["q"])
     assert page_keys("fall left") == ["ArrowDown", "ArrowLeft"]
     assert page_keys("slow right") == page_keys("right 2") == []
     assert idle_action(["left", "No-op", "stand"]) == 1
@@ -67,17 +73,98 @@ def test_a_tap_is_one_frame_even_when_it_is_over_before_the_frame_is_drawn() -> 
             player.frame()  # without an idle action the world keeps still
 
 
-def test_an_idle_action_lets_time_pass_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dreamloom.play.session.REST_S", 1e9)
+@pytest.mark.parametrize(("idle", "rest"), [(None, "AWAY_S"), (True, "AWAY_S"), (False, "REST_S")])
+def test_an_idle_action_lets_time_pass_for_a_while(monkeypatch: pytest.MonkeyPatch, idle: bool | None, rest: str) -> None:
+    for name in ("AWAY_S", "REST_S"):
+        monkeypatch.setattr(f"dreamloom.play.session.{name}", 1e9 if name == rest else 0.0)
     with serving(ShiftWorld(labels=("left", "none"))) as (address, _), Client(address) as player:
         player.frame()
+        assert player.hello["idles"]
+        player.send(type="settings", seed=0, fps=60, idle=idle)
         player.send(type="hold", action=0, id=1)
         player.send(type="release")
         assert [player.frame()[0]["sequence"] for _ in range(4)][-1] >= 5
-        monkeypatch.setattr("dreamloom.play.session.REST_S", 0.0)
+        monkeypatch.setattr(f"dreamloom.play.session.{rest}", 0.0)
         player.patience = 2.0
         with pytest.raises(TimeoutError):  # a frame does not come, before a hundred of them do
             _ = [player.frame() for _ in range(100)]
+
+
+def test_a_world_of_inferred_actions_rests_and_none_moves_before_the_first_key() -> None:
+    world = ShiftWorld(labels=("left", "stand"))
+    assert Session(world, lambda *_: None).moves_by_itself
+    world.latent_actions = object()
+    session = Session(world, lambda *_: None)
+    assert not session.moves_by_itself
+    session.state, session.fresh = object(), False
+    assert session.wants(1e6) is None
+    session.idles = True
+    session.apply(Release(type="release"), 100.0)
+    assert (session.wants(101.0), session.wants(159.0), session.wants(161.0)) == (1, 1, None)
+    session.apply(Reset(type="reset"), 170.0)
+    assert session.wants(170.1) is None
+
+
+def test_actions_come_in_a_players_order_and_duplicates_are_left_out() -> None:
+    def shown(names: list[str], game: str | None = None) -> list[tuple[str, str, str]]:
+        return [(names[c.action], c.name, "+".join(key.removeprefix("Arrow") for key in c.keys)) for c in choices(names, game)]
+
+    assert shown(ACTION_NAMES, "coinrun") == [
+        ("left", "left", "Left"),
+        ("right", "right", "Right"),
+        ("up", "jump", "Up"),
+        ("left-up", "jump left", "Left+Up"),
+        ("right-up", "jump right", "Right+Up"),
+        ("down", "down", "Down"),
+        ("none", "idle", ""),
+    ]
+    assert [name for _, name, _ in shown(ACTION_NAMES, "leaper")] == ["left", "right", "up", "down", "idle"]
+    assert ("D", "fire", " ") in shown(ACTION_NAMES, "bossfight")
+    latent = ["fall left", "fall right", "jump", "right", "jump right", "stand", "left", "slow right", "action 8"]
+    assert [name for _, name, _ in shown(latent, "coinrun")] == [
+        *("left", "right", "slow right", "jump", "jump right", "fall left", "fall right", "action 8", "idle")
+    ]
+    assert shown(["NOOP", "FIRE", "RIGHTFIRE"]) == [
+        ("RIGHTFIRE", "RIGHTFIRE", "Right+ "),
+        ("FIRE", "FIRE", " "),
+        ("NOOP", "idle", ""),
+    ]
+
+
+def test_frames_tell_how_unsure_the_world_is_and_when_it_is_lost() -> None:
+    world = ShiftWorld(labels=("left", "vanish"), unsure=0.5)
+    with serving(world) as (address, _), Client(address) as player:
+        first, _ = player.frame()
+        assert (first["doubt"], first["index"]) == (UNKNOWN, 0)
+        player.send(type="pause", on=True)
+        for stamp, (action, unsure, doubt) in enumerate([(0, 0.5, 127), (0, 0.25, 64), (0, 9.0, 254), (1, 0.0, 0)], 1):
+            world.unsure = unsure
+            player.send(type="step", action=action, id=stamp)
+            header, _ = player.frame(stamp=stamp)
+            assert (header["doubt"], header["index"]) == (doubt, 0)
+        for stamp in (5, 6):  # the third and fourth of bad frames
+            player.send(type="step", action=1, id=stamp)
+            header, _ = player.frame(stamp=stamp)
+            assert header["index"] == int(stamp == 6)
+        player.send(type="reset")
+        assert player.frame()[0]["index"] == 0
+
+
+def test_a_plain_start_is_no_void_and_a_world_that_tells_nothing_has_no_doubt() -> None:
+    flat = np.full((8, 8, 3), 40, np.uint8)
+    watch = Watch.over(flat, Gauge(50.0))
+    for _ in range(9):
+        watch.see(flat, None)
+    assert (watch.lost, watch.level) == (False, UNKNOWN)
+    rich = np.zeros((8, 8, 3), np.uint8)
+    rich[4:] = 200  # contrast 100, and a third of it is 33.3
+    watch = Watch.over(rich, Gauge(120.0))
+    for grey, lost in ((66, True), (67, False)):
+        pale = np.zeros_like(rich)
+        pale[4:] = grey
+        for _ in range(4):
+            watch.see(pale, None)
+        assert watch.lost is lost
 
 
 def test_pause_and_single_steps() -> None:
@@ -99,9 +186,9 @@ def test_thumbnails_show_what_each_action_would_do() -> None:
     with serving(ShiftWorld()) as (address, _), Client(address) as player:
         _, first = player.frame()
         seen = dict((header["index"], rgb) for header, rgb in (player.frame(kind=THUMBNAIL) for _ in range(5)))
-        for index, label in enumerate(player.hello["actions"]):
+        for label in player.hello["actions"]:
             down, right = SHIFTS[label["name"]]
-            np.testing.assert_array_equal(seen[index], np.roll(first, (4 * down, 4 * right), axis=(0, 1)))
+            np.testing.assert_array_equal(seen[label["action"]], np.roll(first, (4 * down, 4 * right), axis=(0, 1)))
 
 
 def play_four(player: Client, seed: int) -> list[np.ndarray]:
@@ -305,11 +392,11 @@ def test_a_port_in_use_is_a_clear_mistake() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ValueError, match=f"port {port} on 127.0.0.1 is in use"):
-            play("coinrun", port=port, no_open=True)
+            play(("coinrun",), port=port, no_open=True)
     with pytest.raises(ValueError, match="port"):
-        play("coinrun", port=70000, no_open=True)
+        play(("coinrun",), port=70000, no_open=True)
     with pytest.raises(ValueError, match="max-sessions"):
-        play("coinrun", max_sessions=0)
+        play(("coinrun",), max_sessions=0)
 
 
 def test_leaving_makes_room() -> None:

@@ -21,8 +21,8 @@ from play_world import Client, ShiftWorld, serving, wait_until
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
+from dreamloom.play.connection import Limits
 from dreamloom.play.messages import read_message, read_picture
-from dreamloom.play.server import Limits
 
 LIMITS = Limits(message_bytes=200_000, pixels=10_000, messages_per_s=100_000)
 DEEP = 20_000
@@ -258,7 +258,7 @@ def test_the_page_allows_nothing_from_elsewhere(address: str) -> None:
     page = httpx.get(f"http://{address}/", timeout=300)
     assert "default-src 'self'" in page.headers["content-security-policy"]
     assert "frame-ancestors 'none'" in page.headers["content-security-policy"]
-    for name in ("player.js", "input.js", "sketch.js", "style.css"):
+    for name in ("player.js", "input.js", "pixels.js", "settings.js", "sketch.js", "worlds.js", "style.css"):
         assert httpx.get(f"http://{address}/{name}", timeout=300).status_code == 200
     for name in ("server.py", "..%2fserver.py", "%2e%2e/server.py", "static", "openapi.json", "docs"):
         assert httpx.get(f"http://{address}/{name}", timeout=300).status_code == 404
@@ -272,6 +272,8 @@ def test_the_page_allows_nothing_from_elsewhere(address: str) -> None:
         b"GET /socket HTTP/1.1\r\nHost: \xff\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
         b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999\r\n\r\n",
         b"GET /" + b"a" * 100_000,
+        b"GET / HTTP/1.1\r\nHost: elsewhere.example\r\nTransfer-Encoding: chunked\r\n\r\nno length\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nno length\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
     ],
 )

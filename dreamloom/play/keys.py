@@ -15,12 +15,16 @@ ARROWS = {
 }
 STILL = {"noop", "stand", "still", "idle", "wait", "stay", "none", "nothing", "rest"}
 LETTERS = {"d", "a", "w", "s", "q", "e"}
+WASD = {"w", "a", "s", "d"}
 FIRE = {"fire", "shoot", "attack", "interact"}
+SPACE = " "  # as `KeyboardEvent.key` names it
+_PARTS = re.compile("left|right|up|down|fire")
 
 
 def words(label: str) -> list[str]:
-    """The lower-case words of a label; "no-op" is one word."""
-    return re.findall(r"[a-z]+", re.sub(r"no[-_ ]op", "noop", label.lower()))
+    """The lower-case words of a label; "no-op" is one word, Atari's "UPRIGHTFIRE" three."""
+    joined = re.findall(r"[a-z]+", re.sub(r"no[-_ ]op", "noop", label.lower()))
+    return [part for word in joined for part in (_PARTS.findall(word) if _PARTS.sub("", word) == "" else [word])]
 
 
 def arrows(label: str) -> list[str]:
@@ -28,15 +32,22 @@ def arrows(label: str) -> list[str]:
     return sorted({ARROWS[word] for word in words(label) if word in ARROWS})
 
 
-def page_keys(label: str) -> list[str]:
-    """The keys that play an action on the page: its arrows, or the letter that it is named by, as Procgen's "D" is.
+def page_keys(label: str, *, steered: bool = False) -> list[str]:
+    """The keys that play an action on the page: its arrows, with the space bar where it fires, or the letter of its name.
 
     "right 2" and "slow right" have none: the arrow is for the plain "right", which was named first because it is the surest.
+
+    Args:
+        label: of the action.
+        steered: whether some action of the world is a direction. Then W, A, S and D are the arrows' other names, and Procgen's
+            "D", which fires, has the space bar.
     """
     if re.search(r"\d$|^(slow|fast) ", label):
         return []
     letter = label.lower()
-    return arrows(label) or ([letter] if letter in LETTERS else [])
+    fires = bool(FIRE & set(words(label))) or (steered and letter == "d")
+    own = [letter] if letter in LETTERS - (WASD if steered else set()) else []
+    return arrows(label) + [SPACE] * fires or own
 
 
 def idle_action(labels: Sequence[str]) -> int | None:

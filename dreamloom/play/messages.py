@@ -12,9 +12,10 @@ from PIL import Image, ImageOps
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from dreamloom.datasets.pictures import FORMATS, PictureError, TooManyPixelsError, decode_picture
+from dreamloom.play.gauge import UNKNOWN
 
 FRAME, THUMBNAIL, PROMPT = 1, 2, 3
-HEADER = struct.Struct("<BxHHHIIf")  # kind, index, width, height, sequence number, input id, model milliseconds
+HEADER = struct.Struct("<BBHHHIIf")  # kind, doubt, index, width, height, sequence number, input id, model milliseconds
 
 Id = Annotated[int, Field(ge=0, lt=2**32)]
 
@@ -68,13 +69,17 @@ class Start(Message):
 
 
 class Settings(Message):
-    """How frames are drawn; None is the world's own default. The seed counts from the next reset on."""
+    """How frames are drawn; None is the world's own default. The seed counts from the next reset on.
+
+    `idle`: whether the world goes on by its idle action while no key is held.
+    """
 
     type: Literal["settings"]
     seed: Annotated[int, Field(ge=0, lt=2**31)]
     fps: Annotated[float, Field(ge=1, le=60)]
     steps: Annotated[int, Field(ge=1, le=32)] | None = None
     temperature: Annotated[float, Field(ge=0, le=4)] | None = None
+    idle: bool | None = None
 
 
 class Mode(Message):
@@ -130,15 +135,23 @@ def read_picture(data: bytes, *, width: int, height: int, max_pixels: int) -> np
 
 
 def pack_picture(
-    kind: int, rgb: np.ndarray, *, index: int = 0, sequence: int = 0, stamp: int = 0, model_ms: float = 0.0
+    kind: int,
+    rgb: np.ndarray,
+    *,
+    index: int = 0,
+    doubt: int = UNKNOWN,
+    sequence: int = 0,
+    stamp: int = 0,
+    model_ms: float = 0.0,
 ) -> bytes:
     """One binary message: header and the (h, w, 3) uint8 rows."""
     height, width, _ = rgb.shape
-    return HEADER.pack(kind, index, width, height, sequence, stamp, model_ms) + rgb.tobytes()
+    return HEADER.pack(kind, doubt, index, width, height, sequence, stamp, model_ms) + rgb.tobytes()
 
 
 def unpack_picture(data: bytes) -> tuple[dict[str, Any], np.ndarray]:
     """The inverse of `pack_picture`, for clients in Python: (header fields, (h, w, 3) uint8)."""
-    kind, index, width, height, sequence, stamp, model_ms = HEADER.unpack_from(data)
-    rgb = np.frombuffer(data, np.uint8, offset=HEADER.size).reshape(height, width, 3)
-    return {"kind": kind, "index": index, "sequence": sequence, "stamp": stamp, "model_ms": model_ms}, rgb
+    names = ("kind", "doubt", "index", "width", "height", "sequence", "stamp", "model_ms")
+    header = dict(zip(names, HEADER.unpack_from(data), strict=True))
+    height, width = header.pop("height"), header.pop("width")
+    return header, np.frombuffer(data, np.uint8, offset=HEADER.size).reshape(height, width, 3)

@@ -12,12 +12,15 @@ import numpy as np
 import torch
 
 from dreamloom.play import messages as m
-from dreamloom.play.keys import idle_action, page_keys
+from dreamloom.play.choices import choices
+from dreamloom.play.gauge import Watch
+from dreamloom.play.keys import idle_action
 from dreamloom.play.real import RealGame, has_real_game
-from dreamloom.play.record import Recording, kinds
+from dreamloom.play.record import Recording, kinds, to_gif, to_hdf5, to_mp4
 from dreamloom.worldmodels.world import Sampling, World
 
-REST_S = 4.0  # after this long without a key the world keeps still, even where it has an idle action
+REST_S = 4.0  # after this long without a key a world keeps still whose idle action is not to go on
+AWAY_S = 60.0  # and any other one: nobody is watching
 PLAY_FPS = 15.0  # worlds of slower video play faster than it: a key that waits longer for its frame feels dead
 QUIET_S = 0.3  # thumbnails are imagined only when the hands have been off the keys for this long
 RENEW_S = 2.0  # and not more often than this
@@ -67,7 +70,9 @@ class Session:
         stamp: the newest input.
         answered: the newest input that a frame has answered.
         last: when the newest frame was begun, or was to begin.
-        touched: when the player last acted.
+        touched: when the player last acted, since the start.
+        idles: whether the world goes on by its idle action while no key is held; None is the world's own default.
+        watch: tells whether the dream has lost itself.
     """
 
     world: World
@@ -87,6 +92,8 @@ class Session:
     answered: int = 0
     last: float = -inf
     touched: float = -inf
+    idles: bool | None = None
+    watch: Watch = field(default_factory=Watch)
     sequence: int = 0
     imagined: tuple[int, float] = (-1, -inf)
     recording: Recording | None = None
@@ -97,12 +104,12 @@ class Session:
     def __post_init__(self) -> None:
         self.fps = self.fps or max(PLAY_FPS, float(self.world.fps))
         self.idle = idle_action(self.world.action_names)
+        self.choices = choices(self.world.action_names, self.world.game)
         self.generator = torch.Generator(self.world.device)
         self.recent: deque[np.ndarray] = deque(maxlen=self.world.prompts.shape[1])
 
     def hello(self) -> dict[str, Any]:
         """What the page has to know of the world."""
-        names = self.world.action_names
         return {
             "type": "hello",
             "world": self.world.name,
@@ -110,12 +117,22 @@ class Session:
             "key": self.key,
             "fps": self.fps,
             "shape": self.world.frame_shape[1:],
-            "actions": [{"name": name, "keys": page_keys(name)} for name in names],
+            "actions": [choice._asdict() for choice in self.choices],
             "idle": self.idle,
+            "idles": self.moves_by_itself,
             "prompts": len(self.world.prompts),
             "real": has_real_game(self.world.game),
             "downloads": kinds(),
         }
+
+    @property
+    def moves_by_itself(self) -> bool:
+        """Whether time goes on while no key is held, unless the player says otherwise.
+
+        It does where the actions are the game's own: to do nothing was learned there. An idle action that was inferred is a
+        guess, and a world that is led by guesses is worn out before the player has looked around.
+        """
+        return self.idle is not None and getattr(self.world, "latent_actions", None) is None
 
     def status(self) -> dict[str, Any]:
         """What the page shows of this session."""
@@ -155,8 +172,8 @@ class Session:
     def _arrange(self, message: m.Message) -> None:
         """The messages that say where to start and how frames are drawn."""
         match message:
-            case m.Settings(seed=seed, fps=fps, steps=steps, temperature=temperature):
-                self.seed, self.fps = seed, fps
+            case m.Settings(seed=seed, fps=fps, steps=steps, temperature=temperature, idle=idle):
+                self.seed, self.fps, self.idles = seed, fps, idle
                 self.sampling = Sampling(steps=steps, temperature=temperature)
             case m.Reset():
                 self._restart()
@@ -183,7 +200,7 @@ class Session:
             self._restart()
 
     def _restart(self) -> None:
-        self.fresh, self.tapped = True, None
+        self.fresh, self.tapped, self.touched = True, None, -inf  # nothing moves before the first key
 
     def _record(self, on: bool) -> None:
         if on:
@@ -205,7 +222,8 @@ class Session:
             return self.tapped
         if self.held is not None:
             return self.held
-        return self.idle if now - self.touched < REST_S else None
+        idles = self.moves_by_itself if self.idles is None else self.idles
+        return self.idle if now - self.touched < (AWAY_S if idles else REST_S) else None
 
     def due(self, now: float) -> float:
         """When the next frame is to begin. A new key is answered at twice the pace, so that it is seen sooner."""
@@ -244,3 +262,17 @@ class Session:
         if self.state is None or self.held is not None or self.imagined[0] == self.sequence:
             return inf
         return max(self.touched + QUIET_S, self.imagined[1] + RENEW_S) + 0.001
+
+
+def export_recording(session: Session, kind: str) -> bytes:
+    """A session's recording as a file."""
+    recording, world = session.recording, session.world
+    assert recording is not None
+    recording = Recording(list(recording.rows), recording.last)
+    if kind != "hdf5":
+        return (to_mp4 if kind == "mp4" else to_gif)(recording.film(), session.fps)
+    attrs = {"fps": session.fps, "action_names": list(world.action_names)}
+    if world.game:
+        attrs["game"] = world.game
+    attrs["source"] = {"command": "dreamloom play", "world": world.name, "policy": "player", "seed": session.seed}
+    return to_hdf5(recording, attrs)

@@ -55,8 +55,8 @@ class Thumbnails:
             self._session.post((THUMBNAIL, action), pack_picture(THUMBNAIL, rgb, index=action))
 
     def _imagine(self, session: Session) -> Iterator[tuple[int, np.ndarray] | None]:
-        """Yields after every step: None, or an action and what it shows. All actions in one batch where that is free."""
-        actions = torch.arange(len(self.world.action_names))
+        """Yields after every step: None, or an action and what it shows. All in one batch where that is free."""
+        actions = torch.tensor([choice.action for choice in session.choices])
         state, sampling = session.state, session.sampling
         for some in actions.split(len(actions) if self.world.device.type == "cuda" else 1):
             imagined = stack_states([state] * len(some))

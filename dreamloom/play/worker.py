@@ -3,7 +3,6 @@
 Order of work: starts, then frames that are due, then, in the time that is left, thumbnails, one small piece at a time.
 """
 
-import gc
 import logging
 import threading
 from collections import defaultdict
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dreamloom.play.gauge import Gauge, Watch
 from dreamloom.play.messages import FRAME, Message, pack_picture
 from dreamloom.play.real import RealGame
 from dreamloom.play.session import Session, Turn
@@ -37,6 +37,7 @@ class Worker:
         self.world = world
         self.sessions: list[Session] = []
         self.thumbnails = Thumbnails(world)
+        self.gauge = Gauge.of(world.prompts)
         self._changed = threading.Condition()
         self._running = False
         self._thread = threading.Thread(target=self._run, name="worlds", daemon=True)
@@ -82,15 +83,14 @@ class Worker:
     def warm_up(self) -> None:
         """Does everything once, alone and in a batch, so that no player waits for first-time costs."""
         self._gallery = split_state(self.world.reset(self.world.prompts))
-        for size in (1, 2):
-            batch = stack_states([self._gallery[0]] * size)
-            actions = torch.zeros(size, dtype=torch.int64, device=self.world.device)
-            generators = [torch.Generator(self.world.device).manual_seed(0) for _ in range(size)]
+        for states in ([self._gallery[0]], self._gallery):
+            batch = stack_states(states)
+            actions = torch.zeros(len(states), dtype=torch.int64, device=self.world.device)
+            generators = [torch.Generator(self.world.device).manual_seed(0) for _ in states]
             for _ in range(2):
                 batch, outcome = self.world.step(batch, actions, generators)
                 outcome.frame.cpu()
-        gc.collect()
-        gc.freeze()  # what is loaded by now stays; looking through it again and again would hold frames up
+                self.gauge.learn(outcome.uncertainty)
 
     @torch.inference_mode()
     def _run(self) -> None:
@@ -144,6 +144,7 @@ class Worker:
             session.generator.manual_seed(seed)
             frame = _pixels(session.state.frame)[0]
         session.recent.clear()
+        session.watch = Watch.over(frame, self.gauge)
         self._show(Turn(session, 0, session.answered), frame, 0.0)
 
     def _start(self, prompt: int | torch.Tensor) -> Any:
@@ -182,9 +183,11 @@ class Worker:
         self._stacked = (parts, state)
         rewards = [0.0] * len(group) if outcome.reward is None else outcome.reward.tolist()
         terminals = [False] * len(group) if outcome.terminal is None else outcome.terminal.tolist()
+        unsure = [None] * len(group) if outcome.uncertainty is None else outcome.uncertainty.tolist()
         took = perf_counter() - began
-        for turn, part, frame, reward, terminal in zip(group, parts, frames, rewards, terminals, strict=True):
+        for turn, part, frame, reward, terminal, doubt in zip(group, parts, frames, rewards, terminals, unsure, strict=True):
             turn.session.state = part
+            turn.session.watch.see(frame, self.gauge.doubt(doubt))
             self._record(turn, frame, reward=reward, terminal=terminal, level_seed=-1, real=False)
             self._show(turn, frame, took)
 
@@ -207,7 +210,8 @@ class Worker:
         with self._changed:
             session.view, session.sequence = frame, session.sequence + 1
             session.recent.append(frame)
-        packed = pack_picture(FRAME, frame, sequence=session.sequence, stamp=turn.stamp, model_ms=1000 * took_s)
+        sure = {"doubt": session.watch.level, "index": int(session.watch.lost)}
+        packed = pack_picture(FRAME, frame, sequence=session.sequence, stamp=turn.stamp, model_ms=1000 * took_s, **sure)
         session.post(FRAME, packed)
 
 

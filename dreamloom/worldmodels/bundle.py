@@ -38,6 +38,7 @@ from dreamloom.worldmodels.world import Sampling
 FORMAT, VERSION = "dreamloom-world", 2
 CONFIG, WEIGHTS, METRICS, CARD = "world.yaml", "weights.safetensors", "metrics.json", "README.md"
 OUTCOMES = "outcomes.safetensors"
+DEFAULT = "coinrun"  # of the worlds that come with dreamloom
 
 
 class BundleError(ValueError):
@@ -218,19 +219,29 @@ def load_world(path: str | Path, *, device: torch.device | str = "cpu", outcomes
     Raises:
         BundleError: if the files are missing, foreign, truncated or changed.
     """
-    located, heads = _located(str(path)), load_outcomes(outcomes) if outcomes else None
+    place, heads = located(str(path)), load_outcomes(outcomes) if outcomes else None
     try:
-        world = _of_checkpoint(located) if located.is_file() else _of_folder(located)
+        world = _of_checkpoint(place) if place.is_file() else _of_folder(place)
         world = by_columns(world).to(device).eval().requires_grad_(False)
-        if heads is None and (located / OUTCOMES).is_file():
-            heads = from_bytes((located / OUTCOMES).read_bytes())
+        if heads is None and (place / OUTCOMES).is_file():
+            heads = from_bytes((place / OUTCOMES).read_bytes())
         return judged(world, heads)
     except Exception as error:  # a stranger's file can break in any way; the user needs one sentence
         reason = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
-        raise BundleError(f"{located} is not a world that can be loaded: {reason}") from error
+        raise BundleError(f"{place} is not a world that can be loaded: {reason}") from error
 
 
-def _located(path: str) -> Path:
+def bundled() -> list[str]:
+    """Names of the worlds that come with dreamloom, the default first."""
+    return sorted(_shipped(), key=lambda name: (name != DEFAULT, name))
+
+
+def located(path: str) -> Path:
+    """Folder of a bundle, or a checkpoint; a world of the hub is downloaded.
+
+    Raises:
+        BundleError: there is none.
+    """
     if path.startswith("hf://"):
         from huggingface_hub import snapshot_download
 

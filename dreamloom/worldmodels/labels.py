@@ -25,9 +25,9 @@ from dreamloom.datasets.store import open_dataset
 MOTIONS = ("right", "left", "up", "down", "stand", "fire")
 _WORDS = {"jump": "up", "none": "stand", "noop": "stand", "still": "stand"}
 # Procgen's letter keys do nothing in these games; in the others D fires.
-_UNARMED = {"bigfish", "chaser", "climber", "coinrun", "heist", "jumper", "leaper", "maze", "miner"}
+UNARMED = {"bigfish", "chaser", "climber", "coinrun", "heist", "jumper", "leaper", "maze", "miner"}
 # Games with gravity, where "up" is a jump.
-_PLATFORMERS = {"climber", "coinrun", "jumper", "ninja"}
+PLATFORMERS = {"climber", "coinrun", "jumper", "ninja"}
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def label_actions(world: Any, data: Path | str, *, clips: int = 256, seed: int =
     if names is not None and all(part.actions is not None for part in parts):
         true = torch.cat([part.actions[:, :-1] for part in parts]).flatten()  # type: ignore[index]
         shown = motions_of_actions(names, game)[true.numpy()]
-    return name_actions(latent.numpy(), shown, moved, int(world.action_space.n), platformer=game in _PLATFORMERS)
+    return name_actions(latent.numpy(), shown, moved, int(world.action_space.n), platformer=game in PLATFORMERS)
 
 
 @torch.no_grad()
@@ -104,7 +104,7 @@ def motions_of_actions(names: Sequence[str], game: str | None = None) -> np.ndar
         names: e.g. "right-up".
         game: Procgen game, which tells what its letter keys do.
     """
-    letter = "stand" if game in _UNARMED else "fire"
+    letter = "stand" if game in UNARMED else "fire"
     words = {"d": letter, **(dict.fromkeys("awsqe", letter) if letter == "stand" else {}), **_WORDS}
     spoken = [{words.get(word, word) for word in re.findall(r"[a-z]+", name.lower())} for name in names]
     return np.array([[motion in said for motion in MOTIONS] for said in spoken])

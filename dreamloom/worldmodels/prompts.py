@@ -1,7 +1,7 @@
 """Prompts of a world: any image or frames a person has, and windows of a dataset."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -10,6 +10,9 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from dreamloom.datasets.store import open_dataset
+
+TRIES = 8  # windows looked at for each prompt
+AHEAD = 3  # frames after a window that are to be calm too
 
 
 def to_prompt(prompt: Any, frame_shape: tuple[int, int, int]) -> UInt8[Tensor, "b t c h w"]:
@@ -49,7 +52,10 @@ def _resized(frames: UInt8[Tensor, "b t c h w"], size: tuple[int, int]) -> UInt8
 def choose_prompts(
     data: Path, count: int, length: int, stride: int, seed: int, *, fewer: bool = False
 ) -> UInt8[Tensor, "p t c h w"]:
-    """Windows of frames from different episodes, each from the episode's first half.
+    """Windows of frames from different episodes, each from the episode's first half; the one with most to be seen comes first.
+
+    Of several windows that are drawn from an episode the calmest is taken, and of several episodes those with the calmest:
+    whoever starts at rest stands on the ground, while a start in mid-air shows little, and a fall goes on whatever one does.
 
     Args:
         data: the dataset.
@@ -69,8 +75,32 @@ def choose_prompts(
         if len(long) < count and not (fewer and len(long)):
             raise ValueError(f"{data} has {len(long)} episodes of at least {2 * rows} frames; {count} prompts need as many")
         random = np.random.default_rng(seed)
-        clips = []
-        for episode in random.choice(long, min(count, len(long)), replace=False):
+        calmest: dict[int, _Start] = {}
+        for episode in np.resize(random.permutation(long), max(TRIES * count, 1)).tolist():
             first = int(random.integers(starts[episode], (starts[episode] + ends[episode]) // 2 - rows + 1))
-            clips.append(dataset.frames[first : first + rows : stride])
-    return torch.from_numpy(np.stack(clips)).permute(0, 1, 4, 2, 3).contiguous()
+            ahead = min(AHEAD, length)
+            start = _Start.of(dataset.frames[first : first + rows + ahead * stride : stride], length)
+            calmest[episode] = min(start, calmest.get(episode, start), key=lambda one: one.unrest)
+    chosen = _calm_and_clear(list(calmest.values()), count)
+    return torch.from_numpy(np.stack([start.frames for start in chosen])).permute(0, 1, 4, 2, 3).contiguous()
+
+
+class _Start(NamedTuple):
+    frames: UInt8[np.ndarray, "t h w c"]
+    unrest: float  # mean difference of neighbouring frames around the last one, grey levels
+    detail: float  # mean difference of neighbouring pixels of the last one, grey levels
+
+    @classmethod
+    def of(cls, frames: UInt8[np.ndarray, "s h w c"], length: int) -> "_Start":
+        """A window, judged with the frames that followed it."""
+        grey = frames.astype(np.float32).mean(-1)
+        around, last = grey[max(0, length - 2) :], grey[length - 1]
+        detail = sum(np.abs(np.diff(last, axis=axis)).mean() for axis in (0, 1) if last.shape[axis] > 1)
+        return cls(frames[:length], float(np.abs(np.diff(around, axis=0)).mean()), float(detail))
+
+
+def _calm_and_clear(starts: list[_Start], count: int) -> list[_Start]:
+    """The calmest of those with something to be seen: nothing is calmer than a black screen."""
+    least = np.median([start.detail for start in starts]) / 2
+    ranked = sorted(starts, key=lambda start: (start.detail < least, start.unrest))
+    return sorted(ranked[:count], key=lambda start: -start.detail)

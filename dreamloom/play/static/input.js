@@ -1,7 +1,7 @@
 // What is held, as an action: arrows by the actions' labels, digits by their order, buttons by pointer or Enter and space.
 
 const ALIASES = { w: "ArrowUp", a: "ArrowLeft", s: "ArrowDown", d: "ArrowRight" };
-const GLYPHS = { ArrowLeft: "←", ArrowRight: "→", ArrowUp: "↑", ArrowDown: "↓" };
+const GLYPHS = { ArrowLeft: "←", ArrowRight: "→", ArrowUp: "↑", ArrowDown: "↓", " ": "space" };
 
 /** The keys of an action as they are shown: arrows or a letter where its label speaks of them, else its digit. */
 export function keyLabel(action, index, actions) {
@@ -14,7 +14,7 @@ export function keyLabel(action, index, actions) {
 export function heldKey(event, actions) {
   if (event.ctrlKey || event.metaKey || event.altKey) return null;
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
-  if (GLYPHS[key] || actions.some(({ keys }) => keys.includes(key))) return key;
+  if (key.startsWith("Arrow") || actions.some(({ keys }) => keys.includes(key))) return key;
   if (ALIASES[key]) return ALIASES[key];
   return /^[1-9]$/.test(key) ? key : null;
 }

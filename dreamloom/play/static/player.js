@@ -1,9 +1,11 @@
 // The page: one socket, one canvas. Binary messages are pictures, text messages are JSON (dreamloom/play/messages.py).
 
 import { Hands, heldKey, keyLabel } from "./input.js";
+import { FRAME, PROMPT, THUMBNAIL, paint, unpack } from "./pixels.js";
+import { wireSettings } from "./settings.js";
 import { wireSketch } from "./sketch.js";
+import { wireWorlds } from "./worlds.js";
 
-const FRAME = 1, THUMBNAIL = 2, PROMPT = 3, HEADER = 20;
 const $ = (id) => document.getElementById(id);
 const frame = $("frame");
 
@@ -14,11 +16,29 @@ const shownAt = [], waits = []; // times of the newest frames; newest key-to-pix
 
 // -- the socket
 
+let playing = ""; // the world's name on the server's shelf
+
 function connect() {
-  socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/socket`);
+  if (socket) socket.onclose = socket.onmessage = null;
+  socket?.close();
+  socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/socket?world=${encodeURIComponent(playing)}`);
   socket.binaryType = "arraybuffer";
   socket.onmessage = ({ data }) => (typeof data === "string" ? hear(JSON.parse(data)) : see(data));
   socket.onclose = ({ reason }) => curtain(reason || "the world is gone", true);
+}
+
+/** Goes to a world; nothing of the one before is left. */
+function enter(name) {
+  playing = name;
+  hands.releaseAll();
+  newest = drawn = null;
+  asked.clear();
+  shownAt.length = waits.length = 0;
+  status = { paused: false, real: false, recording: false, recorded: 0 };
+  delete document.body.dataset.sequence;
+  showDoubt({ doubt: null, index: 0 });
+  curtain(name ? `waking ${name} up` : "waking the world up", false);
+  connect();
 }
 
 function send(message) {
@@ -35,34 +55,19 @@ function hear(message) {
 }
 
 function see(buffer) {
-  const view = new DataView(buffer);
-  const picture = {
-    kind: view.getUint8(0), index: view.getUint16(2, true), width: view.getUint16(4, true), height: view.getUint16(6, true),
-    sequence: view.getUint32(8, true), stamp: view.getUint32(12, true), modelMs: view.getFloat32(16, true),
-    rgb: new Uint8Array(buffer, HEADER),
-  };
-  if (picture.kind === THUMBNAIL) paint($("actions").children[picture.index]?.querySelector("canvas"), picture);
-  else if (picture.kind === PROMPT) paint($("gallery").children[picture.index]?.querySelector("canvas"), picture);
+  const picture = unpack(buffer);
+  if (picture.kind === THUMBNAIL) {
+    const at = world.actions.findIndex(({ action }) => action === picture.index);
+    paint($("actions").children[at]?.querySelector("canvas"), picture);
+  } else if (picture.kind === PROMPT) paint($("gallery").children[picture.index]?.querySelector("canvas"), picture);
   else if (picture.kind === FRAME) {
     if (!newest) requestAnimationFrame(showNewest);
     newest = picture;
   }
 }
 
-function paint(canvas, { width, height, rgb }) {
-  if (!canvas) return;
-  if (canvas.width !== width || canvas.height !== height) [canvas.width, canvas.height] = [width, height];
-  const image = new ImageData(width, height), out = image.data;
-  for (let from = 0, to = 0; from < rgb.length; from += 3, to += 4) {
-    out[to] = rgb[from];
-    out[to + 1] = rgb[from + 1];
-    out[to + 2] = rgb[from + 2];
-    out[to + 3] = 255;
-  }
-  canvas.getContext("2d").putImageData(image, 0, 0);
-}
-
 function showNewest() {
+  if (!newest) return; // another world was entered
   paint(frame, newest);
   drawn = newest;
   newest = null;
@@ -76,7 +81,20 @@ function showNewest() {
   if (waits.length > 100) waits.shift();
   $("curtain").classList.add("up");
   if (status.recording) showRecorded();
+  showDoubt(drawn);
   document.body.dataset.sequence = drawn.sequence;
+}
+
+/** The quiet bar, and the border that warns when nothing is left to be seen. */
+function showDoubt({ doubt, index }) {
+  const bar = $("unsure"), part = Math.round(100 * (doubt ?? 0));
+  bar.hidden = doubt === null;
+  bar.setAttribute("aria-valuenow", part);
+  bar.style.setProperty("--part", `${part}%`);
+  const lost = index === 1;
+  if ($("lost").hidden === !lost) return;
+  $("lost").hidden = !lost;
+  $("stage").classList.toggle("warns", lost);
 }
 
 // -- what is shown around the frame
@@ -84,17 +102,18 @@ function showNewest() {
 function meet(hello) {
   world = hello;
   hands.actions = hello.actions;
-  $("world").textContent = hello.world;
-  document.title = `${hello.world} · dreamloom`;
+  $("world").textContent = playing || hello.world;
+  document.title = `${playing || hello.world} · dreamloom`;
   $("mode").hidden = !hello.real;
   const [height, width] = hello.shape;
   $("stage").style.setProperty("--w", width);
   $("stage").style.setProperty("--h", height);
-  $("settings").fps.value ||= Math.round(hello.fps);
   $("actions").replaceChildren(...hello.actions.map(actionButton));
   $("actions").classList.toggle("many", hello.actions.length > 8);
   $("gallery").replaceChildren(...Array.from({ length: hello.prompts }, (_, index) => promptButton(index)));
-  if (settingsChanged) sendSettings();
+  choose(0);
+  freshPalette();
+  applySettings(hello);
 }
 
 function actionButton(action, index, actions) {
@@ -106,7 +125,7 @@ function actionButton(action, index, actions) {
   name.textContent = action.name;
   thumb.setAttribute("aria-hidden", "true");
   button.append(key, name, thumb);
-  const spoken = action.keys.map((one) => one.toLowerCase().replace(/^arrow(.*)/, "$1 arrow")).concat(index < 9 ? [index + 1] : []);
+  const spoken = action.keys.map((one) => (one === " " ? "space" : one.toLowerCase().replace(/^arrow(.*)/, "$1 arrow"))).concat(index < 9 ? [index + 1] : []);
   button.setAttribute("aria-label", `${action.name}, key ${spoken.join(" or ") || "none"}`);
   const held = `button ${index}`;
   button.onpointerdown = (event) => {
@@ -147,7 +166,7 @@ function choose(index) {
 
 function showStatus() {
   $("pause").setAttribute("aria-pressed", status.paused);
-  $("pause").textContent = status.paused ? "play" : "pause";
+  $("pause").lastChild.textContent = status.paused ? "play" : "pause";
   $("dream").setAttribute("aria-pressed", !status.real);
   $("real").setAttribute("aria-pressed", status.real);
   $("record").setAttribute("aria-pressed", status.recording);
@@ -170,7 +189,7 @@ function showStatus() {
 }
 
 function showRecorded() {
-  $("record").textContent = status.recording ? `stop ${Math.max(0, (drawn?.sequence ?? 0) - recordedFrom)}` : "rec";
+  $("record").lastChild.textContent = status.recording ? `stop ${Math.max(0, (drawn?.sequence ?? 0) - recordedFrom)}` : "record";
 }
 
 function curtain(why, again) {
@@ -185,7 +204,7 @@ function toast(text) {
   $("toast").textContent = text;
   $("toast").classList.add("on");
   clearTimeout(toastTimer);
-  toastTimer = setTimeout(() => $("toast").classList.remove("on"), 4000);
+  toastTimer = setTimeout(() => $("toast").classList.remove("on"), Math.max(4000, 70 * text.length));
 }
 
 setInterval(() => {
@@ -205,7 +224,7 @@ const hands = new Hands((action, time) => {
   [...$("actions").children].forEach((button, index) => button.classList.toggle("on", index === action));
   if (action === null) return send({ type: "release" });
   asked.set(nextId, time);
-  send({ type: "hold", action, id: nextId++ });
+  send({ type: "hold", action: hands.actions[action].action, id: nextId++ });
 });
 
 function singleStep() {
@@ -215,7 +234,7 @@ function singleStep() {
 
 const SHORTCUTS = {
   p: () => $("pause").click(), n: singleStep, r: () => $("reset").click(), c: () => $("record").click(),
-  k: () => $("draw").click(), t: () => !$("mode").hidden && setMode(!status.real),
+  k: () => $("draw").click(), f: () => $("full").click(), g: () => $("choose-world").click(), t: () => !$("mode").hidden && setMode(!status.real),
 };
 
 function setMode(real) {
@@ -224,7 +243,8 @@ function setMode(real) {
 
 addEventListener("keydown", (event) => {
   if (event.target.closest("input, dialog")) return;
-  const key = heldKey(event, hands.actions);
+  const pressed = event.key === " " && event.target.closest("button, summary, .button"); // it is the button's own key
+  const key = pressed ? null : heldKey(event, hands.actions);
   if (key) {
     event.preventDefault();
     if (!event.repeat) hands.press(key, event.timeStamp);
@@ -243,26 +263,33 @@ $("reset").onclick = () => send({ type: "reset" });
 $("record").onclick = () => send({ type: "record", on: !status.recording });
 $("dream").onclick = () => setMode(false);
 $("real").onclick = () => setMode(true);
+$("lost").onclick = () => $("reset").click();
 $("again").onclick = connect;
 
-let settingsChanged = false;
-function sendSettings() {
-  const form = $("settings");
-  settingsChanged = true;
-  if (!form.checkValidity()) return;
-  const number = (name) => (form[name].value === "" ? null : Number(form[name].value));
-  send({
-    type: "settings", seed: number("seed") ?? 0, fps: number("fps") ?? world.fps,
-    temperature: number("temperature"), steps: number("steps"),
-  });
-}
-$("settings").onchange = sendSettings;
+const applySettings = wireSettings(send, toast);
 $("advanced").ontoggle = () => $("advanced").open && $("advanced").scrollIntoView({ block: "nearest" });
-$("settings").onsubmit = (event) => event.preventDefault();
+
+// -- full screen: of the page where the browser can, else of its window
+
+$("full").onclick = async () => {
+  const on = !document.body.classList.contains("full");
+  showFull(on);
+  if (on) await document.documentElement.requestFullscreen?.().catch(() => {});
+  else if (document.fullscreenElement) await document.exitFullscreen();
+};
+
+function showFull(on) {
+  document.body.classList.toggle("full", on);
+  $("full").setAttribute("aria-pressed", on);
+}
+document.addEventListener("fullscreenchange", () => { if (!document.fullscreenElement) showFull(false); });
+addEventListener("keydown", ({ key }) => { if (key === "Escape") showFull(false); });
 
 // -- pictures of the player's own
 
-async function playFrom(blob) {
+const OWN = "your picture is now part of the game: the world redraws it in its own way as you play";
+
+async function playFrom(blob, told = OWN) {
   let bitmap;
   try {
     bitmap = await createImageBitmap(blob);
@@ -277,7 +304,8 @@ async function playFrom(blob) {
   context.drawImage(bitmap, 0, 0, small.width, small.height);
   small.toBlob((png) => {
     choose(-1);
-    socket.send(png);
+    if (socket?.readyState === WebSocket.OPEN) socket.send(png);
+    toast(told);
   }, "image/png");
 }
 
@@ -301,5 +329,5 @@ addEventListener("drop", (event) => {
   if (file) playFrom(file);
 });
 
-wireSketch(frame, playFrom);
-connect();
+const freshPalette = wireSketch(frame, (blob) => playFrom(blob, "your drawing is now part of the game"));
+wireWorlds(enter);

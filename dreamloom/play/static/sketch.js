@@ -6,7 +6,7 @@ const BASIC = {
 };
 const $ = (id) => document.getElementById(id);
 
-/** Wires the dialog; `frame` is the canvas that shows the world, `play` takes a Blob. */
+/** Wires the dialog; `frame` is the canvas that shows the world, `play` takes a Blob. Returns what to call when the world changes. */
 export function wireSketch(frame, play) {
   const dialog = $("sketch"), paper = $("paper"), brush = $("brush"), palette = $("palette");
   const ink = paper.getContext("2d", { willReadFrequently: true });
@@ -19,21 +19,35 @@ export function wireSketch(frame, play) {
       copy();
     }
     Object.assign(cursor, { x: paper.width >> 1, y: paper.height >> 1 });
-    mix();
+    if (!palette.children.length) mix();
     dialog.showModal();
     paper.focus();
   }
 
-  /** The world's own commonest colours first: a sketch in them is closer to what the world knows. */
+  /**
+   * The world's own commonest colours first: a sketch in them is closer to what the world knows. They are those of all its
+   * starts, so that they stay in their places whatever is being played.
+   */
   function mix() {
-    const { data } = frame.getContext("2d").getImageData(0, 0, frame.width, frame.height);
-    const counts = new Map();
-    for (let i = 0; i < data.length; i += 4) {
-      const [r, g, b] = [data[i], data[i + 1], data[i + 2]].map((v) => Math.min(255, (v >> 5) * 32 + 16));
-      counts.set(`rgb(${r}, ${g}, ${b})`, (counts.get(`rgb(${r}, ${g}, ${b})`) ?? 0) + 1);
+    const bins = new Map(); // coarse colour -> [pixels, red, green, blue], sums
+    for (const canvas of $("gallery").childElementCount ? $("gallery").querySelectorAll("canvas") : [frame]) {
+      const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+      for (let i = 0; i < data.length; i += 4) {
+        if (!data[i + 3]) continue; // not painted yet
+        const key = ((data[i] >> 5) << 6) | ((data[i + 1] >> 5) << 3) | (data[i + 2] >> 5);
+        if (!bins.has(key)) bins.set(key, [0, 0, 0, 0]);
+        const bin = bins.get(key);
+        bin[0]++;
+        for (let c = 0; c < 3; c++) bin[c + 1] += data[i + c];
+      }
     }
-    const own = [...counts].sort((a, b) => b[1] - a[1]).slice(0, 10).map(([one], i) => [`the world's colour ${i + 1}`, one]);
-    palette.replaceChildren(...[...own, ...Object.entries(BASIC)].map(swatch));
+    const own = [];
+    for (const [count, ...sums] of [...bins.values()].sort((a, b) => b[0] - a[0])) {
+      const colour = sums.map((sum) => Math.round(sum / count));
+      if (own.length < 10 && own.every((other) => Math.hypot(...other.map((v, c) => v - colour[c])) > 40)) own.push(colour);
+    }
+    const named = own.map((colour, i) => [`the world's colour ${i + 1}`, `rgb(${colour.join(", ")})`]);
+    palette.replaceChildren(...[...named, ...Object.entries(BASIC)].map(swatch));
     palette.children[Math.min(1, palette.children.length - 1)].click();
   }
 
@@ -125,5 +139,8 @@ export function wireSketch(frame, play) {
   $("cancel").onclick = () => dialog.close();
   $("use").onclick = () => paper.toBlob((blob) => { dialog.close(); play(blob); }, "image/png");
   $("draw").onclick = open;
-  return open;
+  return () => { // another world has other colours
+    palette.replaceChildren();
+    past = [];
+  };
 }
