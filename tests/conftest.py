@@ -1,7 +1,12 @@
 """Shared by all tests: shapes of public signatures are checked, threads are few, and the tiny datasets are real Procgen."""
 
+import os
 from importlib.util import find_spec
 from pathlib import Path
+
+# The tensors are small: a second thread doubles the time of the processor, and on a busy machine the test's own. Set before any
+# library reads it, and for the processes that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
@@ -11,7 +16,6 @@ from jaxtyping import install_import_hook
 # Before anything imports dreamloom: every annotated shape and type is then checked on every call.
 if find_spec("beartype") is not None:  # a machine with a GPU may not have it
     install_import_hook("dreamloom", "beartype.beartype")
-# The tensors are small: a second thread doubles the time of the processor, and on a busy machine the test's own.
 torch.set_num_threads(1)
 # A busy machine is no failure of what is tested, and a run of the tests fails where the one before did.
 settings.register_profile("dreamloom", deadline=None, derandomize=True)
@@ -67,9 +71,23 @@ def pytest_runtest_setup() -> None:
     torch.manual_seed(0)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Files stay whole, so that what a module trains once is trained once; pages and examples share nothing, and are split."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Balanced(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return nodeid if file.endswith(("test_docs.py", "test_readme.py")) else file
+
+    return Balanced(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked `gpu` run where there is one."""
+    """Tests marked `gpu` run where there is one; the slow ones start first, so that no process waits for one at the end."""
     skip = pytest.mark.skip(reason="needs a CUDA device")
     for item in items:
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(skip)
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
