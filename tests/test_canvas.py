@@ -145,6 +145,22 @@ def test_a_new_network_shows_the_scenery_where_the_camera_is_and_forgets_none_of
 
 
 @torch.no_grad()
+def test_more_steps_change_only_what_comes_into_view():
+    """Where all was seen before, one call of the network is all; else its first prediction stands wherever it was seen."""
+    for reach, expected in ((0, 1), (4, 3)):
+        world, calls = canvas_world(reach=reach), []
+        world.denoiser.network.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
+        start = world.reset(torch.randint(256, (2, 3, 16, 16), dtype=torch.uint8)[None])
+        generators = [torch.Generator().manual_seed(0) for _ in range(2)]
+        one, many = (world.step(start, 1, g, Sampling(n)) for g, n in zip(generators, (1, 3), strict=True))
+        shift = many[0].view.shifts[:, -1]
+        known = start.view.canvas.moved(shift, 16).view(16)[1].expand(-1, 3, -1, -1)
+        assert len(calls) == 1 + expected
+        assert torch.equal(one[1].frame[known], many[1].frame[known])
+        assert known.all() == (expected == 1)
+
+
+@torch.no_grad()
 def test_what_would_hardly_change_stays_as_it_is():
     prompt = torch.randint(256, (1, 3, 16, 16), dtype=torch.uint8)
     shown = []
@@ -235,7 +251,7 @@ def test_from_fit_to_a_bundle(coinrun_file: Path, tmp_path: Path, monkeypatch: p
         cli.main(["bundle", "runs/coinrun/canvas", "--data", str(coinrun_file), "--out", "worlds/tiny", "--prompts", "2"]) == 0
     )
     world = load_world("worlds/tiny")
-    assert world.sampling == Sampling(2, 1.0)
+    assert world.sampling == Sampling(4, 1.0)
     assert world.action_names[7] == "right"
     state = world.reset(world.prompts)
     state, outcome = world.step(state, 7, torch.Generator().manual_seed(0))

@@ -137,7 +137,7 @@ class CanvasWorldTask(PixelWorldTask):
         model: CanvasDenoiser,
         *,
         latent_actions: str | None = None,
-        steps: int = 2,
+        steps: int = 4,
         least_change: float = 8.0,
         **kwargs: Any,
     ):

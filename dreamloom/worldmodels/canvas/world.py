@@ -1,5 +1,6 @@
 """A playable world on a canvas; see `dreamloom.worldmodels.canvas.denoiser`."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from dreamloom.diffusion.solvers import Euler
 from dreamloom.nn.build import Buildable
-from dreamloom.worldmodels.canvas.denoiser import CanvasDenoiser, View
+from dreamloom.worldmodels.canvas.denoiser import CanvasDenoiser, Look, View
 from dreamloom.worldmodels.latent_actions import LatentActions
 from dreamloom.worldmodels.maskgit import draw
 from dreamloom.worldmodels.playable import Playable, to_bytes
@@ -41,7 +42,7 @@ class CanvasWorld(Playable, Buildable):
     Args:
         denoiser: of the next frame.
         latent_actions: labels frames with latent actions; None where the denoiser takes the dataset's true actions.
-        steps: default Euler steps a frame.
+        steps: default Euler steps of what is diffused in a frame.
         sigma_min: last noise level but 0.
         sigma_max: first noise level.
         rho: curvature of the schedule.
@@ -55,7 +56,7 @@ class CanvasWorld(Playable, Buildable):
         denoiser: CanvasDenoiser,
         latent_actions: LatentActions | None = None,
         *,
-        steps: int = 2,
+        steps: int = 4,
         sigma_min: float = 0.02,
         sigma_max: float = 2.0,
         rho: float = 7.0,
@@ -105,14 +106,23 @@ class CanvasWorld(Playable, Buildable):
         shift, carried = self._aimed(state, led)
         canvas = view.canvas.moved(shift, denoiser.size)
         look = denoiser.look(view, canvas, shift, led)
-        solver = Euler(steps, sigma_min=self.sigma_min, sigma_max=self.sigma_max, rho=self.rho)
-        x = look.base + solver(
-            lambda x, sigma: denoiser.denoise(look.base + x, sigma, look).clamp(-1, 1) - look.base,
-            lambda _: temperature * draw(tuple(look.base.shape), generator, self.device, torch.randn),
-        )
+        x = self._drawn(look, steps, lambda _: temperature * draw(tuple(look.base.shape), generator, self.device, torch.randn))
         still = (x - look.base).abs().amax(1, keepdim=True) < self.least_change / 127.5
         frame = to_bytes((torch.where(still, look.base, x) / 2 + 0.5).clamp(0, 1))
         return CanvasState(view.followed(canvas, frame, shift, led), carried), Outcome(frame)
+
+    def _drawn(self, look: Look, steps: int, noise: Callable[[int], Tensor]) -> Float[Tensor, "b c h w"]:
+        """The new frame. Only what is diffused takes more than one step, and where nothing is, one is all."""
+        regressed: list[Tensor] = []
+
+        def denoise(change: Tensor, sigma: Tensor) -> Tensor:
+            denoised = self.denoiser.denoise(look.base + change, sigma, look).clamp(-1, 1)
+            regressed.append(denoised)
+            return denoised - look.base
+
+        steps = steps if look.diffused.any() else 1
+        solver = Euler(steps, sigma_min=self.sigma_min, sigma_max=self.sigma_max, rho=self.rho)
+        return torch.where(look.diffused, look.base + solver(denoise, noise), regressed[0])
 
     def _aimed(self, state: CanvasState, action: Int[Tensor, "b"]) -> tuple[Int[Tensor, "b 2"], Float[Tensor, "b 2"]]:
         if self.denoiser.camera is None:
