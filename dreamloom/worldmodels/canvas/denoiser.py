@@ -159,7 +159,8 @@ class CanvasDenoiser(nn.Module, Buildable):
             shift: (b, 2) how it went there.
             action: led there.
         """
-        remembered, known = canvas.view(self.size)
+        remembered, mark = canvas.view(self.size)
+        known = mark > 0
         base = _unit(torch.where(known, remembered, shifted(view.frames[:, -1], shift)))
         moves = view.shifts.flip(1).cumsum(1).flip(1)  # of frame i - 1 to the last one
         older = [shifted(view.frames[:, i], shift + moves[:, i + 1]) for i in range(PAST - 1)]

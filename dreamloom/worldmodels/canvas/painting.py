@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Int, UInt8
+from jaxtyping import Int, UInt8
 from torch import Tensor
 
 Frames = UInt8[Tensor, "b c h w"]
@@ -15,7 +15,7 @@ class Canvas:
     """What b worlds have shown so far, and where their cameras are.
 
     Attributes:
-        pixels: (b, s, s, c + 1) uint8, colours and whether they are known: 255, or 0 where nothing has been seen.
+        pixels: (b, s, s, c + 1) uint8, colours and a mark, which is 0 where nothing has been painted.
         corner: (b, 2) the first row and column of the camera's view.
     """
 
@@ -37,18 +37,19 @@ class Canvas:
         pixels = torch.stack([_rolled(one, *by) for one, by in zip(self.pixels, beyond.tolist(), strict=True)])
         return Canvas(pixels, corner - beyond)
 
-    def view(self, frame: int) -> tuple[Frames, Bool[Tensor, "b 1 h w"]]:
-        """What the canvas has where the camera is, and where that is known."""
+    def view(self, frame: int) -> tuple[Frames, UInt8[Tensor, "b 1 h w"]]:
+        """What the canvas has where the camera is: colours and marks."""
         places = zip(self.pixels, self.corner.tolist(), strict=True)
         seen = rearrange(torch.stack([one[y : y + frame, x : x + frame] for one, (y, x) in places]), "b h w d -> b d h w")
-        return seen[:, :-1], seen[:, -1:] > 0
+        return seen[:, :-1], seen[:, -1:]
 
-    def painted(self, frames: Frames) -> "Canvas":
-        """The canvas with frames painted where the cameras are."""
+    def painted(self, frames: Frames, marks: UInt8[Tensor, "b 1 h w"] | None = None) -> "Canvas":
+        """The canvas with frames painted where the cameras are, and marks with them, 255 by default."""
         pixels, size = self.pixels.clone(), frames.shape[-1]
-        for one, frame, (y, x) in zip(pixels, frames, self.corner.tolist(), strict=True):
-            one[y : y + size, x : x + size, :-1] = frame.permute(1, 2, 0)
-            one[y : y + size, x : x + size, -1] = 255
+        marks = torch.full_like(frames[:, :1], 255) if marks is None else marks
+        painted = rearrange(torch.cat([frames, marks], 1), "b d h w -> b h w d")
+        for one, new, (y, x) in zip(pixels, painted, self.corner.tolist(), strict=True):
+            one[y : y + size, x : x + size] = new
         return Canvas(pixels, self.corner)
 
 

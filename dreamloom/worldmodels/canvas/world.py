@@ -11,6 +11,7 @@ from torch import Tensor
 from dreamloom.diffusion.solvers import Euler
 from dreamloom.nn.build import Buildable
 from dreamloom.worldmodels.canvas.denoiser import CanvasDenoiser, Look, View
+from dreamloom.worldmodels.canvas.scenery import Scenery
 from dreamloom.worldmodels.latent_actions import LatentActions
 from dreamloom.worldmodels.maskgit import draw
 from dreamloom.worldmodels.playable import Playable, to_bytes
@@ -24,10 +25,12 @@ class CanvasState:
 
     Attributes:
         view: what they know.
+        scenery: what sprites cover.
         carried: (b, 2) what is left of the camera's moves after whole pixels, pixels (down, right).
     """
 
     view: View
+    scenery: Scenery
     carried: Float[Tensor, "b 2"]
 
     @property
@@ -48,6 +51,8 @@ class CanvasWorld(Playable, Buildable):
         rho: curvature of the schedule.
         least_change: a pixel that would change by less than this of 255 grey levels in all colours stays as it is on the
             canvas, so that what stands still cannot fade.
+        restore: a pixel that would change to a colour that its place had before, within so many grey levels, takes just that
+            colour, so that sprites leave no traces; 0 for none of it.
         canvas: side of the canvas, in sides of a frame.
     """
 
@@ -61,6 +66,7 @@ class CanvasWorld(Playable, Buildable):
         sigma_max: float = 2.0,
         rho: float = 7.0,
         least_change: float = 8.0,
+        restore: float = 40.0,
         canvas: int = 4,
     ):
         if latent_actions is not None and latent_actions.actions != denoiser.actions:
@@ -68,7 +74,7 @@ class CanvasWorld(Playable, Buildable):
         super().__init__((denoiser.channels, denoiser.size, denoiser.size), denoiser.actions, Sampling(steps, 1.0))
         self.denoiser, self.latent_actions = denoiser, latent_actions
         self.sigma_min, self.sigma_max, self.rho = sigma_min, sigma_max, rho
-        self.least_change, self.side = least_change, canvas * denoiser.size
+        self.least_change, self.restore, self.side = least_change, restore, canvas * denoiser.size
 
     @torch.inference_mode()
     def reset(self, prompt: Any) -> CanvasState:
@@ -85,7 +91,7 @@ class CanvasWorld(Playable, Buildable):
             actions = self.latent_actions.infer(frames.float() / 255)
         shifts = self.denoiser.shifts_of(frames.float() / 255)
         view = self.denoiser.begin(frames, actions, shifts, side=self.side)
-        return CanvasState(view, torch.zeros(b, 2, device=self.device))
+        return CanvasState(view, Scenery(view.canvas), torch.zeros(b, 2, device=self.device))
 
     @torch.inference_mode()
     def step(
@@ -108,8 +114,10 @@ class CanvasWorld(Playable, Buildable):
         look = denoiser.look(view, canvas, shift, led)
         x = self._drawn(look, steps, lambda _: temperature * draw(tuple(look.base.shape), generator, self.device, torch.randn))
         still = (x - look.base).abs().amax(1, keepdim=True) < self.least_change / 127.5
-        frame = to_bytes((torch.where(still, look.base, x) / 2 + 0.5).clamp(0, 1))
-        return CanvasState(view.followed(canvas, frame, shift, led), carried), Outcome(frame)
+        base = to_bytes((look.base / 2 + 0.5).clamp(0, 1))
+        frame = torch.where(still, base, to_bytes((x / 2 + 0.5).clamp(0, 1)))
+        scenery, frame = state.scenery.restored(frame, base, shift, self.restore)
+        return CanvasState(view.followed(canvas, frame, shift, led), scenery, carried), Outcome(frame)
 
     def _drawn(self, look: Look, steps: int, noise: Callable[[int], Tensor]) -> Float[Tensor, "b c h w"]:
         """The new frame. Only what is diffused takes more than one step, and where nothing is, one is all."""
