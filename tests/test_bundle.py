@@ -213,9 +213,9 @@ def test_a_bundle_keeps_the_sampling_of_the_recipe(world: Genie, coinrun_file: P
     assert found == [(3, 0.6, "confidence"), (5, 0.6, "random")]
 
 
-def test_the_recipe_of_the_shipped_world_has_its_sampling() -> None:
+def test_the_recipe_of_the_shipped_genie_has_its_sampling() -> None:
     recipe = yaml.safe_load(recipe_paths()["recipes/coinrun/dynamics.yaml"].read_text())["model"]["init_args"]
-    shipped = load_world("coinrun")
+    shipped = load_world("coinrun-latent")
     assert (recipe["steps"], recipe["temperature"]) == (shipped.sampling.steps, shipped.sampling.temperature)
     assert recipe.get("order", "random") == shipped.order
 

@@ -76,7 +76,7 @@ def test_the_command_ranks_all_agents(capsys: pytest.CaptureFixture[str]) -> Non
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["coinrun", "--outcomes=null"], "agents need a world of Procgen's own 15 actions"),
+        (["coinrun-latent", "--outcomes=null"], "agents need a world of Procgen's own 15 actions"),
         (["world", "--agents=nowhere"], "nowhere: has 0 agents"),
         (["world", "--horizon=0"], "--horizon and --repeats must be at least 1"),
         (["world", "--out=without", "--outcomes=null"], "--outcomes takes a checkpoint of heads"),

@@ -248,4 +248,4 @@ def test_ppo_learns_in_a_world(batched: bool) -> None:
 def test_the_bundled_world_is_the_default() -> None:
     env = gymnasium.make_vec("dreamloom/World-v0", num_envs=1)
     assert env.unwrapped.world.name == "coinrun"
-    assert env.single_observation_space.shape == (64, 64, 3)
+    assert env.single_observation_space.shape == (128, 128, 3)

@@ -59,8 +59,10 @@ def test_as_many_as_there_are_and_never_too_few_without_a_word(tmp_path: Path) -
         choose_prompts(data, 3, 4, 1, 0)
 
 
-def test_a_pillar_drawn_in_the_bundled_world_is_seen_and_lasts_eight_frames_in_some_starts() -> None:
-    world = load_world("coinrun")
+@pytest.mark.parametrize(("name", "all_starts"), [("coinrun", True), ("coinrun-latent", False)])
+def test_a_pillar_drawn_in_a_bundled_world_is_seen_and_lasts_eight_frames(name: str, all_starts: bool) -> None:
+    """On a canvas in every start; a Genie draws each frame anew, and keeps it in some."""
+    world = load_world(name)
     drawn, places = zip(*filter(None, map(with_a_pillar, world.prompts[:, -1])), strict=True)
     state = world.reset(torch.stack(drawn)[:, None])
 
@@ -71,7 +73,7 @@ def test_a_pillar_drawn_in_the_bundled_world_is_seen_and_lasts_eight_frames_in_s
     idle, generator = idle_action(world.action_names), torch.Generator().manual_seed(0)
     for _ in range(8):
         state, _ = world.step(state, idle, generator)
-    assert max(kept()) > 0.7  # in how many starts is the model's affair, see docs/play.md
+    assert (min if all_starts else max)(kept()) > 0.7
 
 
 def with_a_pillar(frame: torch.Tensor) -> tuple[torch.Tensor, tuple[slice, slice]] | None:

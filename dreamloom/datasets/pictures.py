@@ -8,7 +8,7 @@ import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import BufferedIOBase
+from io import BufferedReader, BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ MAX_PIXELS = 89_478_485  # Pillow's own limit: a quarter of a gibibyte of RGB
 _BLACK = (0, 0, 0, 255)  # under what is transparent; video players and the bars of --crop pad have the same
 _SHORTEST = 0.01  # seconds that a frame may ask for; browsers show such a frame, and one that asks for less, for .1 s
 
-Source = str | Path | BufferedIOBase
+Source = str | Path | BufferedReader | BytesIO
 
 
 class PictureError(ValueError):
@@ -68,7 +68,7 @@ def decode_animation(source: Source, *, max_pixels: int = MAX_PIXELS) -> Iterato
     """
     with _opened(source, max_pixels) as image:
         if image.format == "GIF":
-            _require_end_of_gif(image.fp, str(source))
+            _require_end_of_gif(image.fp, str(source))  # type: ignore[attr-defined]  # every file of Pillow's has it
         # The picture of an animated PNG for programs that know no animation need not be part of it.
         first = int(getattr(image, "default_image", False))
         for index in range(first, getattr(image, "n_frames", 1)):
@@ -137,7 +137,7 @@ def _open_header(source: Source) -> Image.Image:
         return Image.open(source, formats=FORMATS)
 
 
-def _require_end_of_gif(file: BufferedIOBase, name: str) -> None:
+def _require_end_of_gif(file: BufferedReader | BytesIO, name: str) -> None:
     """A GIF has no length to check; it ends in a semicolon, which some writers follow by zeros."""
     place = file.tell()
     size = file.seek(0, os.SEEK_END)
@@ -152,7 +152,9 @@ def _as_seen(image: Image.Image) -> np.ndarray:
     upright = ImageOps.exif_transpose(image) if turned else image
     if upright.mode.startswith("I"):  # a PNG's 16 bits of grey: "I;16", and "I" in older Pillows
         return _from_16_bits(np.asarray(upright), upright.info.get("transparency"))
-    return np.asarray(_on_black(upright) if upright.has_transparency_data else upright.convert("RGB"))
+    if upright.has_transparency_data:
+        return np.asarray(_on_black(upright))
+    return np.asarray(upright if upright.mode == "RGB" else upright.convert("RGB"))
 
 
 def _from_16_bits(grey: np.ndarray, transparent: int | None) -> np.ndarray:

@@ -224,7 +224,7 @@ class _Segment:
         for t in range(self.lengths.max()):
             rows["infos/level_seed"][:, t] = levels
             rows["actions"][:, t] = self.act(observation["rgb"], first)
-            shown = self._shown(observation["rgb"]) if frames else None
+            shown = self._shown(observation["rgb"]) if frames else observation["rgb"]
             self.env.act(rows["actions"][:, t])
             if frames:
                 frames.add(shown)  # a copy of gym3's: it is put away while the environments step

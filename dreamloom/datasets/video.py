@@ -120,5 +120,5 @@ def _decode_still(file: Path) -> np.ndarray:
 def _read_animation(path: Path) -> Frames:
     start = 0.0
     for picture, duration in decode_animation(path):
-        yield Shown(start, duration, lambda picture=picture: picture)
+        yield Shown(start, duration, partial(np.asarray, picture))
         start += duration

@@ -136,8 +136,7 @@ def _bwdif(frame: Any) -> Any:
     import av
 
     graph = av.filter.Graph()
-    width, height, format_ = _form(frame)
-    source = graph.add_buffer(width=width, height=height, format=format_, time_base=frame.time_base)
+    source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base)
     graph.link_nodes(source, graph.add("bwdif", "mode=send_frame:deint=interlaced"), graph.add("buffersink")).configure()
     return graph
 

@@ -1,7 +1,7 @@
 """Frame by frame likeness: PSNR and SSIM of uint8 frames, and the paper's controllability from them."""
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -58,7 +58,8 @@ def bootstrap(
     Returns:
         `mean` or `median`, `low`, `high`.
     """
-    x, of = np.asarray(values, dtype=np.float64), {"mean": np.mean, "median": np.median}[statistic]
+    x = np.asarray(values, dtype=np.float64)
+    of: Callable[..., Any] = np.mean if statistic == "mean" else np.median
     random = np.random.default_rng(seed)
     drawn = np.concatenate([of(x[random.integers(len(x), size=(500, len(x)))], 1) for _ in range(resamples // 500)])
     low, high = np.percentile(drawn, [2.5, 97.5])

@@ -43,8 +43,8 @@ class PatchUNet(nn.Module):
         self.doubles = nn.ModuleList([nn.Conv2d(b, a, 1) for a, b in steps])
         self.norm = nn.GroupNorm(1, widths[0])
         self.last = nn.Conv2d(widths[0], outputs * patch**2, 3, padding=1)
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)
+        for parameter in self.last.parameters():
+            nn.init.zeros_(parameter)
         self.to(memory_format=torch.channels_last)
 
     def forward(self, x: Float[Tensor, "b c h w"], condition: Float[Tensor, "b k"]) -> Float[Tensor, "b d h w"]:
