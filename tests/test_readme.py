@@ -17,6 +17,8 @@ from dreamloom import cli
 README = (pages.ROOT / "README.md").read_text()
 SHORTER = {
     "--steps 250000": "--steps 3000",
+    "--steps 96000": "--steps 1500",
+    "--steps 8000": "--steps 3000",
     "--steps 200000": "--steps 2000 --policy random",
     "--steps 20000 ": "--steps 3000 ",
     "--n 1000000": "--n 1000",
@@ -55,6 +57,6 @@ def test_readme_runs_from_recording_to_browser(tmp_path: Path, monkeypatch: pyte
         if command != "pytest":
             pages.run(command, SHORTER, {"eval study": SMALL_STUDY})
     variables = pages.run_snippets(README, "README.md")
-    assert variables["outcome"].frame.shape == (1, 3, 64, 64)  # type: ignore[attr-defined]
-    assert np.shape(variables["frames"]) == (16, 64, 64, 3)
+    assert variables["outcome"].frame.shape == (1, 3, 128, 128)  # type: ignore[attr-defined]
+    assert np.shape(variables["frames"]) == (16, 128, 128, 3)
     assert Path("reports/coinrun/metrics.json").is_file()

@@ -40,6 +40,8 @@ SMALL = {
     "pixels/coinrun": {"data.batch_size": 2, "model.updates_per_step": 1},
     "pixels/vd4rl": {"data.batch_size": 2, "model.updates_per_step": 1},
 }
+# What of the recipe's model fits the fixture's frames.
+FITTED = {"recipes/coinrun/canvas.yaml": {"model.model.init_args.size": 64}}
 QUIET = {
     "trainer.accelerator": "cpu",
     "trainer.enable_progress_bar": "false",
@@ -55,7 +57,7 @@ def folder(recipe: str) -> str:
 def overrides(recipe: str, data: Path) -> list[str]:
     # Heads mix two datasets, a real and a synthetic one.
     path = f"[{data}, {data}]" if recipe in HEADS else data
-    options = {"config": RECIPES[recipe], "data.path": path, **SMALL[folder(recipe)], **QUIET}
+    options = {"config": RECIPES[recipe], "data.path": path, **SMALL[folder(recipe)], **FITTED.get(recipe, {}), **QUIET}
     return [f"--{key}={value}" for key, value in options.items()]
 
 

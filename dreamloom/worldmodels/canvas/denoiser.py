@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from dreamloom.diffusion.denoisers import NoiseEmbedding
 from dreamloom.diffusion.noise import lognormal_sigma
 from dreamloom.nn.build import Buildable
+from dreamloom.nn.frame_shape import require_frames
 from dreamloom.nn.patch_unet import PatchUNet
 from dreamloom.worldmodels.canvas.camera import Camera, Logits
 from dreamloom.worldmodels.canvas.painting import Canvas
@@ -126,6 +127,11 @@ class CanvasDenoiser(nn.Module, Buildable):
         self.mix = nn.Sequential(nn.SiLU(), nn.Linear(condition, condition))
 
     @property
+    def frame_shape(self) -> tuple[int, int, int]:
+        """The frames that it is made for, (c, h, w)."""
+        return self.channels, self.size, self.size
+
+    @property
     def no_action(self) -> int:
         """Index that stands for an action that nobody knows."""
         return self.actions
@@ -180,7 +186,8 @@ class CanvasDenoiser(nn.Module, Buildable):
     ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
         """Squared error of next frames, in units of what they vary by, plus the camera's cross-entropy.
 
-        Of t frames the last `unroll` are predicted, the ones before are on the canvas; what was predicted is seen afterwards.
+        Of t frames the last `unroll` are predicted; the ones before, at least one, are on the canvas. What was predicted is
+        seen afterwards.
         The camera moves as it did in the clip.
 
         Args:
@@ -192,8 +199,9 @@ class CanvasDenoiser(nn.Module, Buildable):
             The loss, and metrics: `error`, the mean squared error of pixels in [0, 1] over all noise levels, `psnr` (dB),
             `camera`, the camera's cross-entropy, and `copied`, the PSNR of the canvas alone.
         """
+        require_frames(frames, self)
         shifts, given = self.shifts_of(frames), (frames * 255).round().to(torch.uint8)
-        first = frames.shape[1] - self.unroll
+        first = max(1, frames.shape[1] - self.unroll)
         view = self.begin(given[:, :first], actions[:, : first - 1], shifts[:, : first - 1], side=2 * self.size)
         view = self._forgetful(view, generator)
         found = []
