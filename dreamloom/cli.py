@@ -156,7 +156,8 @@ def _call(verb: str, function: Callable[..., Any], words: list[str]) -> None:
         function(*words)
         return
     config = _parse(_parser(verb, function), [_dashed(word) for word in words])
-    positional = [config[p.name] for p in parameters if p.kind is not p.KEYWORD_ONLY]
+    values = [config[p.name] for p in parameters if p.kind is not p.KEYWORD_ONLY]
+    positional = [tuple(value) if isinstance(value, list) else value for value in values]  # argparse gathers words in lists
     function(*positional, **{p.name: config[p.name] for p in parameters if p.kind is p.KEYWORD_ONLY})
 
 

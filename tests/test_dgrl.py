@@ -42,7 +42,7 @@ def write(folder, episodes, levels=None, suffix=".npz"):
     folder.mkdir(parents=True)
     for number, arrays in enumerate(episodes):
         level = levels[number] if levels else number
-        name = f"20230101T000000_{number:03d}_{len(arrays['actions'])}_{level}_{arrays['rewards'].sum():.2f}{suffix}"
+        name = f"20230101T000000_{number:03d}_{np.size(arrays['actions'])}_{level}_{arrays['rewards'].sum():.2f}{suffix}"
         with io.BytesIO() as archive:
             np.savez_compressed(archive, **arrays)
             (folder / name).write_bytes(archive.getvalue())

@@ -138,7 +138,7 @@ MISTAKES = [
             "diffusion_world": "NextFrameDenoiser",
         }.items()
     ],
-    ("eval world coinrun --data wide.hdf5 --out new", "wide.hdf5: frames are 84x96, the Genie takes 64x64"),
+    ("eval world coinrun --data wide.hdf5 --out new", "wide.hdf5: frames are 84x96, the CanvasWorld takes 128x128"),
     # formats and places that cannot be written
     ("data convert frames.hdf5 --to lerobot:new", "format 'lerobot' is not known"),
     ("data convert frames.hdf5 --to new.csv", "new.csv: no known format"),
