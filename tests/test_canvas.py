@@ -37,8 +37,9 @@ def denoiser(*, shaken: bool = True, actions: int = 4, **settings: Any) -> Canva
 
 def canvas_world(*, latent: bool = False, **settings: Any) -> CanvasWorld:
     small = {"size": 16, "patch": 4, "width": 16, "heads": 2, "encoder_depth": 1, "decoder_depth": 1}
+    model = denoiser(**settings)  # first, as it sets the seed
     actions = LatentActions(VQ(16, 4, latent=4), **small) if latent else None
-    return CanvasWorld(denoiser(**settings), actions, least_change=1.0).eval().requires_grad_(False)
+    return CanvasWorld(model, actions, least_change=1.0).eval().requires_grad_(False)
 
 
 def scenery(side: int, seed: int) -> torch.Tensor:
