@@ -231,7 +231,7 @@ def test_a_file_that_does_not_fit_the_world_is_one_line(
     save_bundle(tiny_genie(), tmp_path / "world")
     words = ["eval", "world", str(tmp_path / "world"), "--out", str(tmp_path / "out")]
     assert main([*words, "--data", str(toy_file)]) == 2
-    assert "frames are (32, 32, 3), the world's (64, 64, 3)" in capsys.readouterr().err
+    assert "frames are 32x32, the Genie takes 64x64" in capsys.readouterr().err
     assert main([*words, "--data", str(heldout_file), "--clips", "1"]) == 2
     assert not (tmp_path / "out").exists()
 
