@@ -23,8 +23,8 @@ from dreamloom.nn.frame_shape import require_frames
 from dreamloom.nn.unet import UNet
 from dreamloom.worldmodels.latent_actions import LatentActions
 from dreamloom.worldmodels.maskgit import draw
-from dreamloom.worldmodels.playable import Playable, to_bytes
-from dreamloom.worldmodels.prompts import to_prompt
+from dreamloom.worldmodels.pixel_world import PixelWorld
+from dreamloom.worldmodels.playable import to_bytes
 from dreamloom.worldmodels.world import Generators, Outcome, Sampling
 
 Frames = Float[Tensor, "b c h w"]
@@ -204,7 +204,7 @@ class DiffusionState:
         return self.frames[:, -1]
 
 
-class DiffusionWorld(Playable, Buildable):
+class DiffusionWorld(PixelWorld, Buildable):
     """A playable world; see the World protocol for `reset` and `step`.
 
     Args:
@@ -226,12 +226,7 @@ class DiffusionWorld(Playable, Buildable):
         sigma_max: float = 5.0,
         rho: float = 7.0,
     ):
-        if latent_actions is not None and latent_actions.actions != denoiser.actions:
-            raise ValueError(f"{latent_actions.actions} latent actions do not fit a denoiser with {denoiser.actions}")
-        shape = (denoiser.channels, denoiser.size, denoiser.size)
-        super().__init__(shape, denoiser.actions, Sampling(steps, 1.0))
-        self.denoiser, self.latent_actions = denoiser, latent_actions
-        self.sigma_min, self.sigma_max, self.rho = sigma_min, sigma_max, rho
+        super().__init__(denoiser, latent_actions, steps=steps, sigma_min=sigma_min, sigma_max=sigma_max, rho=rho)
 
     @torch.inference_mode()
     def reset(self, prompt: Any) -> DiffusionState:
@@ -240,12 +235,7 @@ class DiffusionWorld(Playable, Buildable):
         Raises:
             ValueError: if the prompt is not uint8 frames of a known shape.
         """
-        frames = to_prompt(prompt, self.frame_shape).to(self.device)
-        b, t = frames.shape[:2]
-        if self.latent_actions is None or t == 1:
-            actions = torch.full((b, t - 1), self.denoiser.no_action, device=self.device)
-        else:
-            actions = self.latent_actions.infer(frames.float() / 255)
+        frames, actions = self.prompted(prompt)
         n = self.denoiser.context
         frames, actions = self.denoiser.filled(frames, actions, n)
         return DiffusionState(frames[:, -n:], actions[:, len(actions[0]) - n + 1 :])

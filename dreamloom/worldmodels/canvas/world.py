@@ -14,8 +14,8 @@ from dreamloom.worldmodels.canvas.denoiser import CanvasDenoiser, Look, View
 from dreamloom.worldmodels.canvas.scenery import Scenery
 from dreamloom.worldmodels.latent_actions import LatentActions
 from dreamloom.worldmodels.maskgit import draw
-from dreamloom.worldmodels.playable import Playable, to_bytes
-from dreamloom.worldmodels.prompts import to_prompt
+from dreamloom.worldmodels.pixel_world import PixelWorld
+from dreamloom.worldmodels.playable import to_bytes
 from dreamloom.worldmodels.world import Generators, Outcome, Sampling
 
 
@@ -39,7 +39,7 @@ class CanvasState:
         return self.view.frames[:, -1]
 
 
-class CanvasWorld(Playable, Buildable):
+class CanvasWorld(PixelWorld, Buildable):
     """A playable world; see the World protocol for `reset` and `step`.
 
     Args:
@@ -69,11 +69,7 @@ class CanvasWorld(Playable, Buildable):
         restore: float = 40.0,
         canvas: int = 4,
     ):
-        if latent_actions is not None and latent_actions.actions != denoiser.actions:
-            raise ValueError(f"{latent_actions.actions} latent actions do not fit a denoiser with {denoiser.actions}")
-        super().__init__((denoiser.channels, denoiser.size, denoiser.size), denoiser.actions, Sampling(steps, 1.0))
-        self.denoiser, self.latent_actions = denoiser, latent_actions
-        self.sigma_min, self.sigma_max, self.rho = sigma_min, sigma_max, rho
+        super().__init__(denoiser, latent_actions, steps=steps, sigma_min=sigma_min, sigma_max=sigma_max, rho=rho)
         self.least_change, self.restore, self.side = least_change, restore, canvas * denoiser.size
 
     @torch.inference_mode()
@@ -83,15 +79,10 @@ class CanvasWorld(Playable, Buildable):
         Raises:
             ValueError: if the prompt is not uint8 frames of a known shape.
         """
-        frames = to_prompt(prompt, self.frame_shape).to(self.device)
-        b, t = frames.shape[:2]
-        if self.latent_actions is None or t == 1:
-            actions = torch.full((b, t - 1), self.denoiser.no_action, device=self.device)
-        else:
-            actions = self.latent_actions.infer(frames.float() / 255)
+        frames, actions = self.prompted(prompt)
         shifts = self.denoiser.shifts_of(frames.float() / 255)
         view = self.denoiser.begin(frames, actions, shifts, side=self.side)
-        return CanvasState(view, Scenery(view.canvas), torch.zeros(b, 2, device=self.device))
+        return CanvasState(view, Scenery(view.canvas), torch.zeros(len(frames), 2, device=self.device))
 
     @torch.inference_mode()
     def step(
