@@ -154,7 +154,7 @@ def test_mistakes_are_told_in_one_line(coinrun_file, capsys):
     assert main(["encode", "runs/heads", "--data", str(coinrun_file), "--out", "y.hdf5"]) == 2
     assert "latents need a learner from pixels" in capsys.readouterr().err
     assert main(["encode", "runs/base", "--data", str(coinrun_file), "--out", "z.hdf5"]) == 2
-    assert "z.hdf5 exists" in capsys.readouterr().err
+    assert "z.hdf5: exists already" in capsys.readouterr().err
     assert main(["eval", "agent", "runs/base", "--env", "HalfCheetah-v5", "--levels", "0:9", "--out", "x"]) == 2
     assert "--levels and --heldout are for procgen" in capsys.readouterr().err
     assert main(["eval", "agent", "runs/base", "--env", "procgen:tetris", "--out", "x"]) == 2
