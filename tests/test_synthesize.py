@@ -233,7 +233,7 @@ def test_a_run_or_its_recipe_names_its_checkpoint(checkpoint: Path, whole: Path,
 
 
 def test_a_disk_that_is_too_small_shows_at_once(checkpoint: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"needs \d+\.\d+ GB, the disk has \d+\.\d+ GB free"):
+    with pytest.raises(ValueError, match=r"needs 1,060\.0 TB, the disk has \S+ [MGT]B free: \S+ TB too little"):
         synthesize(checkpoint, out=tmp_path / "out", **SMALL | {"n": 10**13})
 
 

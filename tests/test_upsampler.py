@@ -235,7 +235,7 @@ def test_checkpoint_brings_the_model_back(trained: Upsampler, tmp_path: Path) ->
     )
     stranger = {"class_path": "dreamloom.nn.attention.Attention", "init_args": {"width": 8, "heads": 2}}
     torch.save({"model_config": stranger, "state_dict": {}}, path)
-    with pytest.raises(ValueError, match="not one that may be built"):
+    with pytest.raises(ValueError, match=r"holds a dreamloom\.nn\.attention\.Attention; here an Upsampler is needed"):
         load_upsampler(path)
 
 
